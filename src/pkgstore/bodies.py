@@ -1,0 +1,137 @@
+"""What a caller may publish: bytes, paths, and binary files that can be rewound or not."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+
+from pkgstore.errors import Misconfigured, Unsupported
+from pkgstore.hashing import CHUNK, HashedBody
+from pkgstore.keys import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer
+
+    BodyLike: TypeAlias = Buffer | os.PathLike[str] | BinaryIO
+
+_SPOOL_IN_MEMORY = 8 * CHUNK
+
+
+class PublishBody:
+    """A caller's body, to be read once for every attempt. A context manager: it closes what it opened itself.
+
+    ``size`` is its length in bytes, or None for a stream that cannot tell; ``replayable`` says whether `attempt` can be
+    called again.
+    """
+
+    def __init__(self, key: str, body: BodyLike, size: int | None, expected: Mapping[str, str | None]) -> None:
+        self._key = key
+        self._expected = expected
+        self._owned: BinaryIO | None = None
+        self._view: memoryview | None = None
+        self._file: BinaryIO | None = None
+        self._start = 0
+        self._used = False
+        self.size = size
+        self.replayable = True
+        if isinstance(body, os.PathLike):
+            self._owned = self._file = _open_file(body)
+            self._measure()
+        elif callable(getattr(body, "read", None)):
+            if isinstance(body, io.TextIOBase):
+                raise TypeError("a body is a binary file, not a text file: open it with mode 'rb'")
+            self._file = body  # type: ignore[assignment]
+            self._measure()
+        else:
+            try:
+                self._view = memoryview(body).cast("B")  # type: ignore[arg-type]
+            except TypeError:
+                raise TypeError(f"a body is bytes, a path or a binary file, not {type(body).__name__}") from None
+            self._declare(len(self._view))
+
+    def _measure(self) -> None:
+        file = self._file
+        assert file is not None
+        try:
+            self.replayable = file.seekable()
+        except AttributeError:
+            self.replayable = False
+        if self.replayable:
+            self._start = file.tell()
+            end = file.seek(0, os.SEEK_END)
+            file.seek(self._start)
+            self._declare(max(0, end - self._start))
+
+    def _declare(self, size: int) -> None:
+        # A size that the caller gave stays: the body is then held to it.
+        if self.size is None:
+            self.size = size
+
+    def attempt(self) -> HashedBody:
+        """Return the body from its start, for one attempt to put it."""
+        if self._view is not None:
+            return HashedBody(self._key, _Bytes(self._view), self.size, self._expected)
+        assert self._file is not None
+        if self._used:
+            if not self.replayable:
+                raise Unsupported(f"the body of {shown(self._key)} cannot be rewound", key=self._key)
+            self._file.seek(self._start)
+        self._used = True
+        return HashedBody(self._key, self._file, self.size, self._expected)
+
+    def spool(self) -> dict[str, str]:
+        """Read the whole body ahead, so that its size and digests are known; return the digests.
+
+        A body that cannot be rewound is copied to a temporary file.
+        """
+        body = self.attempt()
+        spooled = None if self.replayable else tempfile.SpooledTemporaryFile(_SPOOL_IN_MEMORY)
+        try:
+            while data := body.read():
+                if spooled:
+                    spooled.write(data)
+            digests = body.finish()
+        except BaseException:
+            if spooled:
+                spooled.close()
+            raise
+        finally:
+            body.close()
+        if spooled:
+            spooled.seek(0)
+            self._owned = self._file = spooled  # type: ignore[assignment]
+            self._start, self._used, self.replayable = 0, False, True
+        self.size = body.count
+        return digests
+
+    def __enter__(self) -> PublishBody:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._owned is not None:
+            self._owned.close()
+
+
+class _Bytes:
+    """A source over memory, that copies nothing."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+        self._at = 0
+
+    def read(self, size: int, /) -> memoryview:
+        data = self._view[self._at : self._at + size]
+        self._at += len(data)
+        return data
+
+
+def _open_file(path: os.PathLike[str]) -> BinaryIO:
+    file = open(path, "rb", buffering=0)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise Misconfigured(f"{os.fspath(path)} is not a regular file: pass an open binary file to publish a stream")
+    return file

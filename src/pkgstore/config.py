@@ -1,0 +1,89 @@
+"""How a store is named: URLs, plain paths, options and variables, as people write them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from pkgstore.errors import Misconfigured
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+
+def split_url(url: str | os.PathLike[str]) -> tuple[SplitResult, dict[str, str]]:
+    """Return a store's URL, split, with its path decoded and its variables expanded; and the options of its query.
+
+    A plain path becomes a `file:` URL. Raises `Misconfigured`.
+    """
+    text = os.fspath(url)
+    if not isinstance(text, str):
+        raise TypeError(f"a store is named by a str or a path, not {type(text).__name__}")
+    if not text:
+        raise Misconfigured("the store's URL is empty: give a path, or a URL such as file:///srv/packages")
+    if isinstance(url, os.PathLike) or not _SCHEME.match(text):
+        path = expand(os.path.expanduser(text))
+        return SplitResult("file", "", os.path.abspath(path), "", ""), {}
+    parts = urlsplit(text)
+    if parts.fragment:
+        raise Misconfigured(f"{text!r} holds a '#': write it as %23 in a URL")
+    try:
+        query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError:
+        raise Misconfigured(f"the options of {text!r} are not name=value pairs joined by '&'") from None
+    options = dict(query)
+    if len(options) != len(query):
+        raise Misconfigured(f"{text!r} gives an option twice")
+    return parts._replace(path=expand(unquote(parts.path)), query=""), options
+
+
+def expand(text: str) -> str:
+    """Put environment variables in the place of ``${NAME}``. Raises `Misconfigured` for one that is not set."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if not os.environ.get(name):
+            raise Misconfigured(f"{text!r} names the variable {name!r}, which is not set")
+        return os.environ[name]
+
+    return _VARIABLE.sub(value, text)
+
+
+def boolean(name: str, value: object) -> bool:
+    """Return an option that is on or off. Raises `Misconfigured`."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in _BOOLEANS:
+        return _BOOLEANS[value.lower()]
+    raise Misconfigured(f"the option {name}={value!r} is neither true nor false")
+
+
+def seconds(name: str, value: object) -> float:
+    """Return an option that is a time of zero seconds or more. Raises `Misconfigured`."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise Misconfigured(f"the option {name}={value!r} is not a number of seconds")
+    return number
+
+
+def check_options(options: Mapping[str, object], known: Iterable[str]) -> None:
+    """Raise `Misconfigured` for an option that is not known, and name the nearest that is."""
+    known = sorted(known)
+    for name in options:
+        if name not in known:
+            raise Misconfigured(f"there is no option {name!r} here: {suggest(name, known)}")
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence that names what was probably meant, or else what there is."""
+    from difflib import get_close_matches
+
+    known = sorted(known)
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

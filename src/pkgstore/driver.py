@@ -1,0 +1,152 @@
+"""The contract between the store and the drivers.
+
+A driver says how one medium does seven verbs, and nothing else. `pkgstore.store.Store` is the only caller; it owns every
+policy, so that a driver is thin: it does not check keys, hash, retry, wrap errors, log or cache.
+
+What every driver owes
+    All or nothing
+        A key is absent or complete. Nothing partial is ever opened, stat'ed or scanned, whatever dies and when.
+    Durable and visible
+        When a verb returns, its effect survives a crash of the machine, and every client on every host sees it.
+    One version
+        A stream yields one version of a blob to its end, even while the key is replaced or deleted.
+    Clean failure
+        A verb that raises has changed nothing that is visible, or `Driver.classify` calls its error `Unavailable`, which
+        means that the outcome is not known. Whatever it staged is gone or can be told to be abandoned.
+    Concurrency
+        Verbs are called from many threads and processes at once, and go on working in a child after fork.
+
+What the store guarantees
+    Keys have passed `pkgstore.keys.check`, or lie below `.pkgstore/`, where the store keeps its own documents. Prefixes
+    are empty or end with `/`. Every body is read by one thread, and is new for every attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import BinaryIO, Protocol, runtime_checkable
+
+from pkgstore.errors import StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """One version of one blob.
+
+    ``key``      its name
+    ``size``     in bytes
+    ``mtime``    when it was written, by the medium's clock, in seconds since the epoch
+    ``tag``      an opaque string that differs between any two versions that a key has had
+    ``digests``  hexadecimal digests by algorithm, or empty where the medium does not know them (or `Driver.scan` cannot
+                 tell without a request per blob)
+    """
+
+    key: str
+    size: int
+    mtime: float
+    tag: str
+    digests: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+class Body(Protocol):
+    """The bytes of one put, hashed as they are read. Made by the store."""
+
+    def read(self, size: int = -1, /) -> bytes | memoryview:
+        """Return up to ``size`` bytes, at most a chunk of the body's own choosing; empty at the end."""
+
+    def finish(self) -> Mapping[str, str]:
+        """Return the digests of the whole body, by algorithm.
+
+        To be called once, after the last byte is read and before anything is visible: it raises `Corrupt` when the body
+        was shorter or longer than declared, or does not have the digests that its publisher expects.
+        """
+
+
+class Driver(Protocol):
+    """How one medium does the verbs. Errors are the medium's own, as its client raises them; see `classify`."""
+
+    scheme: str
+    """The URL scheme, for messages."""
+
+    exclusive: bool
+    """Whether an exclusive put is truly exclusive on this medium: probed there, never assumed."""
+
+    streams: bool
+    """Whether put takes a body whose size and digests are known only at its end.
+
+    When it is false, the store spools such a body first, and put always gets ``size`` and a ``sha256``.
+    """
+
+    def put(
+        self,
+        key: str,
+        body: Body,
+        size: int | None,
+        *,
+        digests: Mapping[str, str],
+        exclusive: bool,
+        token: str,
+    ) -> Blob:
+        """Write ``body`` to ``key``, and return what is there now, with its digests.
+
+        Among all exclusive puts of a key on any host, while it is absent, exactly one returns; every other raises what
+        `classify` calls `Exists`. A put that is not exclusive replaces what is there, in one step.
+
+        ``token`` names one publish through all its attempts. When an earlier attempt took effect and only the reply was
+        lost, the key holds this very token: that is a win, not `Exists`. ``size`` and ``digests`` are what is known of the
+        body before its first byte; `Body.finish` gives the rest, and must have returned before the key changes.
+        """
+
+    def open(self, key: str, start: int = 0, stop: int | None = None, *, tag: str | None = None) -> tuple[Blob, BinaryIO]:
+        """Open a blob, and return it with an unbuffered stream that stands at byte ``start``.
+
+        ``stop`` is how far the caller will read at most, so that no more need be fetched; a stream may hold more. A
+        seekable stream counts its positions from the first byte of the blob, whatever ``start`` is. With ``tag``, only that
+        version will do; another in its place is `NotFound`.
+        """
+
+    def stat(self, key: str) -> Blob:
+        """Return what is at ``key``, with its digests where the medium knows them."""
+
+    def scan(self, prefix: str) -> Iterator[Blob]:
+        """Yield every blob whose key starts with ``prefix``, sorted by key (by code point, as UTF-8 sorts).
+
+        Blobs that are there from the first item to the last are yielded once; those that come or go meanwhile, once or
+        not at all. Keys below `.pkgstore/` are yielded only for a prefix that lies there itself. A subtree that cannot be
+        read is an error, never an omission.
+        """
+
+    def delete(self, key: str, *, tag: str | None = None) -> None:
+        """Delete a blob; silent when it is absent. With ``tag``, another version in its place is left alone."""
+
+    def classify(self, exc: BaseException) -> type[StoreError] | None:
+        """Say which of our errors a medium's error is, or None for one that the medium did not raise."""
+
+    def close(self) -> None:
+        """Let go of connections and handles. Called once; no verb is called after it."""
+
+
+@runtime_checkable
+class LocalPath(Protocol):
+    """A driver whose blobs are files of this host's file system."""
+
+    def local_path(self, key: str) -> PathLike[str]:
+        """Return the path of the blob's own file, which must exist."""
+
+
+@runtime_checkable
+class SignedURL(Protocol):
+    """A driver that can let others read a blob for a while, without credentials."""
+
+    def signed_url(self, key: str, expires: float) -> str:
+        """Return a URL that serves the blob for ``expires`` seconds."""
+
+
+@runtime_checkable
+class RecordsDigests(Protocol):
+    """A driver that can keep the digests of a blob that came without, such as a file put there by hand."""
+
+    def record_digests(self, blob: Blob, digests: Mapping[str, str]) -> bool:
+        """Keep ``digests`` for this version of the blob. False when it is no longer there, or cannot carry them."""

@@ -1,0 +1,1 @@
+"""One module per medium. Each has a `connect` function; see `pkgstore.registry`."""

@@ -1,0 +1,147 @@
+"""Files on their way into a store: written and flushed in `.pkgstore/tmp`, then given their name in one step.
+
+A staged file is locked (flock) by the process that writes it, from before its first byte until it has its name or is gone.
+A file there that nobody holds is therefore abandoned, however young, and one that is held is not, however old.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+
+from pkgstore.drivers import posix
+
+
+class Staging:
+    """The staging folder of one store."""
+
+    def __init__(self, folder: str, root_mode: int) -> None:
+        self.folder = folder
+        self.root_mode = root_mode
+        self._links = True
+        self._reaped_by: int | None = None
+
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[Staged]:
+        """Make a locked, empty file; it is removed at the end, unless it was renamed into place."""
+        if self._reaped_by != os.getpid():
+            self.reap()
+            self._reaped_by = os.getpid()
+        staged = self._create()
+        try:
+            yield staged
+        except OSError as exc:
+            if posix.is_full(exc):
+                self.reap()
+            raise
+        finally:
+            try:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(staged.path)
+            finally:
+                os.close(staged.fd)
+
+    def can_publish(self) -> bool:
+        """Say whether this medium can give a file its name without ever replacing another; find out how."""
+        with self.stage() as staged:
+            twin = f"{staged.path}-name"
+            folder = os.open(self.folder, posix.DIRECTORY)
+            try:
+                for self._links in (True, False):
+                    try:
+                        self.publish(staged, folder, os.path.basename(twin))
+                    except OSError as exc:
+                        if exc.errno not in posix.NO_HARD_LINKS:
+                            raise
+                    else:
+                        os.unlink(twin)
+                        return True
+            finally:
+                os.close(folder)
+        return False
+
+    def publish(self, staged: Staged, folder: int, name: str) -> None:
+        """Give a staged file its name in an open folder. Raises FileExistsError when the name is taken."""
+        if self._links:
+            os.link(staged.path, name, dst_dir_fd=folder, follow_symlinks=False)
+        else:
+            posix.rename_exclusive(staged.path, folder, name)
+
+    def reap(self) -> int:
+        """Remove what nobody is writing any more; return how many files that was."""
+        removed = 0
+        for path in self._files():
+            with contextlib.suppress(OSError):  # in use, gone already, or another user's: not ours to remove
+                fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(path)
+                    removed += 1
+                finally:
+                    os.close(fd)
+        return removed
+
+    def _files(self) -> list[str]:
+        try:
+            return [os.path.join(self.folder, name) for name in os.listdir(self.folder)]
+        except FileNotFoundError:
+            return []
+
+    def _create(self) -> Staged:
+        while True:
+            path = os.path.join(self.folder, os.urandom(16).hex())
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            except FileNotFoundError:
+                self._make_folder()
+                continue
+            staged = Staged(fd, path)
+            try:
+                if staged.lock():
+                    posix.share(fd, self.root_mode, folder=False)
+                    return staged
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)  # reaped between its creation and the lock
+
+    def _make_folder(self) -> None:
+        # A missing root stays an error: it is made when a store is opened, never by a write.
+        for folder in (os.path.dirname(self.folder), self.folder):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder)
+                posix.share(folder, self.root_mode, folder=True)
+
+
+class Staged:
+    """A file that is being written."""
+
+    def __init__(self, fd: int, path: str) -> None:
+        self.fd = fd
+        self.path = path
+
+    def lock(self) -> bool:
+        """Lock the file against reaping; False when it was reaped already."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            if exc.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+                raise
+            # Without locks on this medium nothing can be proved abandoned, and nothing is reaped.
+        return not self.is_lost()
+
+    def is_lost(self) -> bool:
+        """Say whether the file has no name any more."""
+        return os.fstat(self.fd).st_nlink == 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        posix.write_all(self.fd, data)
+
+    def sync(self) -> None:
+        """Flush the file, its attributes included, to the medium."""
+        os.fsync(self.fd)

@@ -1,0 +1,114 @@
+"""The errors that pkgstore raises.
+
+::
+
+    StoreError
+    ├── NotFound       (FileNotFoundError)   no such blob, or no store at this address
+    ├── Exists         (FileExistsError)     the key is taken; publishing never overwrites unasked
+    ├── Denied         (PermissionError)     credentials, modes, a read-only medium or store
+    ├── InvalidKey     (ValueError)          outside the key grammar, or the medium cannot hold it
+    ├── QuotaExceeded  (OSError)             the store's own limit would be passed
+    ├── Full           (OSError)             the medium has no space left
+    ├── Unavailable    (OSError)             the medium did not answer; the only error that is retried
+    ├── Corrupt        (OSError)             bytes do not match their size or digest
+    ├── Unsupported                          this medium cannot keep that promise
+    ├── LockTimeout    (TimeoutError)        a lock or lease was not had in time
+    └── Misconfigured  (ValueError)          a URL, option or setting that cannot work
+
+Each also derives from the built-in error that Python code would expect, with its ``errno`` set, so that code
+written for files works unchanged. A message is one line: what failed, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from pkgstore.driver import Blob
+
+
+class StoreError(Exception):
+    """Base of every error that pkgstore raises on purpose.
+
+    ``key`` is the key that the call was about, as its caller named it, or None.
+    """
+
+    code: ClassVar[int | None] = None
+
+    def __init__(self, message: str, *, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
+        if self.code is not None and isinstance(self, OSError):
+            self.errno = self.code
+
+
+class NotFound(StoreError, FileNotFoundError):
+    """There is no such blob, or no store at this address."""
+
+    code = errno.ENOENT
+
+
+class Exists(StoreError, FileExistsError):
+    """The key is taken.
+
+    ``blob`` is what is there (None when it was deleted again meanwhile), and ``identical`` says whether its bytes
+    are those of the refused body.
+    """
+
+    code = errno.EEXIST
+
+    def __init__(
+        self, message: str, *, key: str | None = None, blob: Blob | None = None, identical: bool = False
+    ) -> None:
+        super().__init__(message, key=key)
+        self.blob = blob
+        self.identical = identical
+
+
+class Denied(StoreError, PermissionError):
+    """Credentials, file modes or a read-only medium forbid it."""
+
+    code = errno.EACCES
+
+
+class InvalidKey(StoreError, ValueError):
+    """The key breaks the grammar of `pkgstore.keys`, or the medium cannot hold it beside what is there."""
+
+
+class QuotaExceeded(StoreError, OSError):
+    """The store's own limit would be passed."""
+
+    code = errno.EDQUOT
+
+
+class Full(StoreError, OSError):
+    """The medium has no space left."""
+
+    code = errno.ENOSPC
+
+
+class Unavailable(StoreError, OSError):
+    """The medium did not answer, or answered that it could not; the only error that the store retries."""
+
+    code = errno.EIO
+
+
+class Corrupt(StoreError, OSError):
+    """Bytes do not match the size or digest that goes with them."""
+
+    code = errno.EBADMSG
+
+
+class Unsupported(StoreError):
+    """The medium cannot keep the promise that was asked of it."""
+
+
+class LockTimeout(StoreError, TimeoutError):
+    """A lock or lease was not had in time."""
+
+    code = errno.ETIMEDOUT
+
+
+class Misconfigured(StoreError, ValueError):
+    """A URL, option or setting that cannot work."""

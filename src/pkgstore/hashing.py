@@ -1,0 +1,163 @@
+"""Digests, and the body of a put that is hashed while it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Iterable, Mapping
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Protocol
+
+from pkgstore.errors import Corrupt, Misconfigured
+from pkgstore.keys import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer
+
+CHUNK = 1 << 20
+"""Bytes that are read, hashed and written at a time."""
+
+_OVERLAP_FROM = 4 * CHUNK
+_IN_FLIGHT = 8
+_LENGTHS = {"sha256": 64, "md5": 32, "blake2b": 128}
+
+
+class Source(Protocol):
+    """Where a body's bytes come from."""
+
+    def read(self, size: int, /) -> bytes | memoryview: ...
+
+
+def wanted(digests: Mapping[str, str | None] | None) -> dict[str, str | None]:
+    """Return the digests to compute, each with the value that is expected or None: sha256 always, and those asked for.
+
+    Raises `Misconfigured` for an algorithm that is not known here, or a value that cannot be one of its digests.
+    """
+    result: dict[str, str | None] = {"sha256": None}
+    for name, value in (digests or {}).items():
+        if name not in _LENGTHS:
+            raise Misconfigured(f"the digest {name!r} is not known: use one of {', '.join(_LENGTHS)}")
+        if value is not None and not is_digest(name, value.lower()):
+            raise Misconfigured(f"{value!r} is no {name}: that is {_LENGTHS[name]} hexadecimal digits")
+        result[name] = value and value.lower()
+    return result
+
+
+def is_digest(name: str, value: object) -> bool:
+    """Say whether ``value`` is written as digests of the algorithm ``name`` are."""
+    return isinstance(value, str) and re.fullmatch(f"[0-9a-f]{{{_LENGTHS.get(name, 0)}}}", value) is not None
+
+
+class Hasher:
+    """Several digests in one pass."""
+
+    def __init__(self, algorithms: Iterable[str]) -> None:
+        self._hashes = {name: hashlib.new(name, usedforsecurity=name != "md5") for name in algorithms}
+
+    def update(self, data: Buffer) -> None:
+        for each in self._hashes.values():
+            each.update(data)
+
+    def digests(self) -> dict[str, str]:
+        return {name: each.hexdigest() for name, each in self._hashes.items()}
+
+
+class SourceFailed(Exception):
+    """A caller's body raised; its own error is the cause. No driver takes this for an error of its medium."""
+
+
+class HashedBody:
+    """The `pkgstore.driver.Body` of one attempt to put ``key``.
+
+    A body that is large, or of unknown size, is hashed by a thread of its own, so that hashing overlaps whatever the
+    driver does with the bytes. At most a few chunks are in memory. Close it, also when the put failed.
+    """
+
+    def __init__(self, key: str, source: Source, size: int | None, expected: Mapping[str, str | None]) -> None:
+        self.count = 0
+        self.digests: dict[str, str] | None = None
+        self._key = key
+        self._source = source
+        self._size = size
+        self._expected = expected
+        self._hasher = Hasher(expected)
+        self._worker = _Worker(self._hasher) if size is None or size >= _OVERLAP_FROM else None
+        self._ended = False
+
+    def read(self, size: int = -1, /) -> bytes | memoryview:
+        try:
+            data = self._source.read(CHUNK if size < 0 else min(size, CHUNK))
+            if not isinstance(data, (bytes, bytearray, memoryview)):
+                raise TypeError(f"a body yields bytes, not {type(data).__name__}: open files in binary mode")
+        except Exception as exc:
+            raise SourceFailed from exc
+        self.count += len(data)
+        if self._size is not None and self.count > self._size:
+            raise Corrupt(
+                f"the body of {shown(self._key)} is longer than the {self._size} bytes declared; nothing was published",
+                key=self._key,
+            )
+        if not data:
+            self._ended = size != 0
+        elif self._worker:
+            self._worker.update(data)
+        else:
+            self._hasher.update(data)
+        return data
+
+    def finish(self) -> dict[str, str]:
+        if not self._ended:
+            raise AssertionError("a driver finished a body that it had not read to the end")
+        self.close()
+        if self._size is not None and self.count != self._size:
+            raise Corrupt(
+                f"the body of {shown(self._key)} ended after {self.count} of {self._size} bytes; nothing was published",
+                key=self._key,
+            )
+        digests = self._hasher.digests()
+        for name, value in self._expected.items():
+            if value is not None and digests[name] != value:
+                raise Corrupt(
+                    f"the body of {shown(self._key)} has {name} {digests[name]}, not {value} as expected;"
+                    " nothing was published: send it again",
+                    key=self._key,
+                )
+        self.digests = digests
+        return digests
+
+    def close(self) -> None:
+        if self._worker:
+            self._worker.close()
+            self._worker = None
+
+
+class _Worker:
+    """A thread that hashes, at most ``_IN_FLIGHT`` chunks behind."""
+
+    def __init__(self, hasher: Hasher) -> None:
+        self._hasher = hasher
+        self._queue: SimpleQueue[bytes | memoryview | None] = SimpleQueue()
+        self._room = threading.Semaphore(_IN_FLIGHT)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="pkgstore-hashing", daemon=True)
+        self._thread.start()
+
+    def update(self, data: bytes | memoryview) -> None:
+        self._room.acquire()
+        self._queue.put(data)
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if self._error:
+            raise self._error
+
+    def _run(self) -> None:
+        while (data := self._queue.get()) is not None:
+            try:
+                if self._error is None:
+                    self._hasher.update(data)
+            except BaseException as exc:
+                self._error = exc
+            self._room.release()

@@ -1,0 +1,1 @@
+"""What embeds pkgstore in other software."""

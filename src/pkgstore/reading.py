@@ -1,0 +1,145 @@
+"""A blob, open for reading, and verified on the way out."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING, BinaryIO
+
+from pkgstore.errors import Corrupt, Unavailable
+from pkgstore.hashing import CHUNK, Hasher
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer, Callable
+
+    from pkgstore.driver import Blob
+
+_TRIES = 4
+
+
+class Reader(io.RawIOBase):
+    """A raw, seekable binary stream over one version of a blob; what `pkgstore.Store.open` returns.
+
+    Read from its first byte to its last, in order, it raises `Corrupt` rather than return a last byte that does not
+    belong to the digest that was recorded when the blob was published. ``blob`` is what it reads.
+    """
+
+    def __init__(
+        self,
+        blob: Blob,
+        stream: BinaryIO,
+        reopen: Callable[[int], BinaryIO],
+        translate: Callable[[Exception], Exception],
+        expected: str | None,
+        where: str,
+    ) -> None:
+        super().__init__()
+        self.blob = blob
+        self._stream: BinaryIO | None = stream
+        self._reopen = reopen
+        self._translate = translate
+        self._expected = expected
+        self._where = where
+        self._at = 0
+        self._hasher = Hasher(["sha256"]) if expected else None
+        self._hashed = 0
+
+    @property
+    def name(self) -> str:
+        """The blob's key."""
+        return self.blob.key
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        self._check_open()
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        self._check_open()
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.blob.size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"cannot seek to {base + offset}, before the first byte of {self.blob.key!r}")
+        target = base + offset
+        if target != self._at and self._stream is not None:
+            if self._stream.seekable():
+                self._stream.seek(target)
+            else:
+                self._drop_stream()
+        self._at = target
+        return target
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        self._check_open()
+        view = memoryview(buffer).cast("B")[: max(0, self.blob.size - self._at)]
+        if not view:
+            if self.blob.size == 0:
+                self._check_digest()
+            return 0
+        count = self._fill(view)
+        if count == 0:
+            raise Corrupt(
+                f"{self._where} ends after {self._at} of {self.blob.size} bytes: restore it from a copy,"
+                " or delete it and publish it again",
+                key=self.blob.key,
+            )
+        self._verify(view[:count])
+        self._at += count
+        return count
+
+    def readall(self) -> bytes:
+        chunks = []
+        while chunk := self.read(CHUNK):
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def close(self) -> None:
+        self._drop_stream()
+        super().close()
+
+    def _fill(self, view: memoryview) -> int:
+        for tries_left in reversed(range(_TRIES)):
+            if self._stream is None:
+                self._stream = self._reopen(self._at)
+            try:
+                return self._stream.readinto(view) or 0  # type: ignore[attr-defined]
+            except Exception as exc:
+                error = self._translate(exc)
+                if not (isinstance(error, Unavailable) and tries_left):
+                    raise error from exc
+                self._drop_stream()
+        raise AssertionError("unreachable")
+
+    def _verify(self, data: memoryview) -> None:
+        if self._hasher is None:
+            return
+        if self._at == 0 and self._hashed:
+            self._hasher, self._hashed = Hasher(["sha256"]), 0
+        fresh = self._hashed - self._at
+        if not 0 <= fresh < len(data):
+            return
+        self._hasher.update(data[fresh:])
+        self._hashed += len(data) - fresh
+        if self._hashed == self.blob.size:
+            self._check_digest()
+
+    def _check_digest(self) -> None:
+        if self._hasher is not None and self._hasher.digests()["sha256"] != self._expected:
+            raise Corrupt(
+                f"the bytes of {self._where} do not have the sha256 recorded with them: restore it from a copy,"
+                " or delete it and publish it again",
+                key=self.blob.key,
+            )
+
+    def _drop_stream(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError(f"the reader of {self.blob.key!r} is closed")
