@@ -6,17 +6,15 @@ import io
 import os
 import stat
 import tempfile
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, Self, TypeAlias, cast
 
-from pkgstore.errors import Misconfigured, Unsupported
+from pkgstore.errors import Misconfigured
 from pkgstore.hashing import CHUNK, HashedBody
-from pkgstore.keys import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer
+    from collections.abc import Mapping
 
-    BodyLike: TypeAlias = Buffer | os.PathLike[str] | BinaryIO
+    BodyLike: TypeAlias = bytes | bytearray | memoryview | os.PathLike[str] | BinaryIO
 
 _SPOOL_IN_MEMORY = 8 * CHUNK
 
@@ -44,7 +42,7 @@ class PublishBody:
         elif callable(getattr(body, "read", None)):
             if isinstance(body, io.TextIOBase):
                 raise TypeError("a body is a binary file, not a text file: open it with mode 'rb'")
-            self._file = body  # type: ignore[assignment]
+            self._file = cast("BinaryIO", body)
             self._measure()
         else:
             try:
@@ -77,8 +75,6 @@ class PublishBody:
             return HashedBody(self._key, _Bytes(self._view), self.size, self._expected)
         assert self._file is not None
         if self._used:
-            if not self.replayable:
-                raise Unsupported(f"the body of {shown(self._key)} cannot be rewound", key=self._key)
             self._file.seek(self._start)
         self._used = True
         return HashedBody(self._key, self._file, self.size, self._expected)
@@ -89,7 +85,7 @@ class PublishBody:
         A body that cannot be rewound is copied to a temporary file.
         """
         body = self.attempt()
-        spooled = None if self.replayable else tempfile.SpooledTemporaryFile(_SPOOL_IN_MEMORY)
+        spooled = None if self.replayable else tempfile.SpooledTemporaryFile(_SPOOL_IN_MEMORY)  # noqa: SIM115
         try:
             while data := body.read():
                 if spooled:
@@ -108,7 +104,7 @@ class PublishBody:
         self.size = body.count
         return digests
 
-    def __enter__(self) -> PublishBody:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -130,7 +126,7 @@ class _Bytes:
 
 
 def _open_file(path: os.PathLike[str]) -> BinaryIO:
-    file = open(path, "rb", buffering=0)
+    file = open(path, "rb", buffering=0)  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise Misconfigured(f"{os.fspath(path)} is not a regular file: pass an open binary file to publish a stream")

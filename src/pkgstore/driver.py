@@ -1,7 +1,7 @@
 """The contract between the store and the drivers.
 
-A driver says how one medium does seven verbs, and nothing else. `pkgstore.store.Store` is the only caller; it owns every
-policy, so that a driver is thin: it does not check keys, hash, retry, wrap errors, log or cache.
+A driver says how one medium does seven verbs, and nothing else. `pkgstore.store.Store` is the only caller; it owns
+every policy, so that a driver is thin: it does not check keys, hash, retry, wrap errors, log or cache.
 
 What every driver owes
     All or nothing
@@ -11,8 +11,8 @@ What every driver owes
     One version
         A stream yields one version of a blob to its end, even while the key is replaced or deleted.
     Clean failure
-        A verb that raises has changed nothing that is visible, or `Driver.classify` calls its error `Unavailable`, which
-        means that the outcome is not known. Whatever it staged is gone or can be told to be abandoned.
+        A verb that raises has changed nothing that is visible, or `Driver.classify` calls its error `Unavailable`,
+        which means that the outcome is not known. Whatever it staged is gone or can be told to be abandoned.
     Concurrency
         Verbs are called from many threads and processes at once, and go on working in a child after fork.
 
@@ -23,12 +23,14 @@ What the store guarantees
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from os import PathLike
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, BinaryIO, Protocol, runtime_checkable
 
-from pkgstore.errors import StoreError
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from os import PathLike
+
+    from pkgstore.errors import StoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +96,20 @@ class Driver(Protocol):
         Among all exclusive puts of a key on any host, while it is absent, exactly one returns; every other raises what
         `classify` calls `Exists`. A put that is not exclusive replaces what is there, in one step.
 
-        ``token`` names one publish through all its attempts. When an earlier attempt took effect and only the reply was
-        lost, the key holds this very token: that is a win, not `Exists`. ``size`` and ``digests`` are what is known of the
-        body before its first byte; `Body.finish` gives the rest, and must have returned before the key changes.
+        ``token`` names one publish through all its attempts. When an earlier attempt took effect and only the reply
+        was lost, the key holds this very token: that is a win, not `Exists`. ``size`` and ``digests`` are what is
+        known of the body before its first byte; `Body.finish` gives the rest, and must have returned before the key
+        changes.
         """
 
-    def open(self, key: str, start: int = 0, stop: int | None = None, *, tag: str | None = None) -> tuple[Blob, BinaryIO]:
+    def open(
+        self, key: str, start: int = 0, stop: int | None = None, *, tag: str | None = None
+    ) -> tuple[Blob, BinaryIO]:
         """Open a blob, and return it with an unbuffered stream that stands at byte ``start``.
 
         ``stop`` is how far the caller will read at most, so that no more need be fetched; a stream may hold more. A
-        seekable stream counts its positions from the first byte of the blob, whatever ``start`` is. With ``tag``, only that
-        version will do; another in its place is `NotFound`.
+        seekable stream counts its positions from the first byte of the blob, whatever ``start`` is. With ``tag``,
+        only that version will do; another in its place is `NotFound`.
         """
 
     def stat(self, key: str) -> Blob:
@@ -113,9 +118,9 @@ class Driver(Protocol):
     def scan(self, prefix: str) -> Iterator[Blob]:
         """Yield every blob whose key starts with ``prefix``, sorted by key (by code point, as UTF-8 sorts).
 
-        Blobs that are there from the first item to the last are yielded once; those that come or go meanwhile, once or
-        not at all. Keys below `.pkgstore/` are yielded only for a prefix that lies there itself. A subtree that cannot be
-        read is an error, never an omission.
+        Blobs that are there from the first item to the last are yielded once; those that come or go meanwhile, once
+        or not at all. Keys below `.pkgstore/` are yielded only for a prefix that lies there itself. A subtree that
+        cannot be read is an error, never an omission.
         """
 
     def delete(self, key: str, *, tag: str | None = None) -> None:

@@ -34,22 +34,28 @@ class StoreError(Exception):
     ``key`` is the key that the call was about, as its caller named it, or None.
     """
 
-    code: ClassVar[int | None] = None
-
     def __init__(self, message: str, *, key: str | None = None) -> None:
         super().__init__(message)
         self.key = key
-        if self.code is not None and isinstance(self, OSError):
-            self.errno = self.code
 
 
-class NotFound(StoreError, FileNotFoundError):
+class _WithNumber(StoreError, OSError):
+    """An error with the ``errno`` that a file system would give."""
+
+    code: ClassVar[int]
+
+    def __init__(self, message: str, *, key: str | None = None) -> None:
+        super().__init__(message, key=key)
+        self.errno = self.code
+
+
+class NotFound(_WithNumber, FileNotFoundError):
     """There is no such blob, or no store at this address."""
 
     code = errno.ENOENT
 
 
-class Exists(StoreError, FileExistsError):
+class Exists(_WithNumber, FileExistsError):
     """The key is taken.
 
     ``blob`` is what is there (None when it was deleted again meanwhile), and ``identical`` says whether its bytes
@@ -66,7 +72,7 @@ class Exists(StoreError, FileExistsError):
         self.identical = identical
 
 
-class Denied(StoreError, PermissionError):
+class Denied(_WithNumber, PermissionError):
     """Credentials, file modes or a read-only medium forbid it."""
 
     code = errno.EACCES
@@ -76,25 +82,25 @@ class InvalidKey(StoreError, ValueError):
     """The key breaks the grammar of `pkgstore.keys`, or the medium cannot hold it beside what is there."""
 
 
-class QuotaExceeded(StoreError, OSError):
+class QuotaExceeded(_WithNumber):
     """The store's own limit would be passed."""
 
     code = errno.EDQUOT
 
 
-class Full(StoreError, OSError):
+class Full(_WithNumber):
     """The medium has no space left."""
 
     code = errno.ENOSPC
 
 
-class Unavailable(StoreError, OSError):
+class Unavailable(_WithNumber):
     """The medium did not answer, or answered that it could not; the only error that the store retries."""
 
     code = errno.EIO
 
 
-class Corrupt(StoreError, OSError):
+class Corrupt(_WithNumber):
     """Bytes do not match the size or digest that goes with them."""
 
     code = errno.EBADMSG
@@ -104,7 +110,7 @@ class Unsupported(StoreError):
     """The medium cannot keep the promise that was asked of it."""
 
 
-class LockTimeout(StoreError, TimeoutError):
+class LockTimeout(_WithNumber, TimeoutError):
     """A lock or lease was not had in time."""
 
     code = errno.ETIMEDOUT

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
-from collections.abc import Iterable, Mapping
-from queue import SimpleQueue
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from pkgstore.errors import Corrupt, Misconfigured
 from pkgstore.keys import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer
+    from collections.abc import Iterable, Mapping
+    from concurrent.futures import Future
 
 CHUNK = 1 << 20
 """Bytes that are read, hashed and written at a time."""
@@ -55,7 +54,7 @@ class Hasher:
     def __init__(self, algorithms: Iterable[str]) -> None:
         self._hashes = {name: hashlib.new(name, usedforsecurity=name != "md5") for name in algorithms}
 
-    def update(self, data: Buffer) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         for each in self._hashes.values():
             each.update(data)
 
@@ -64,7 +63,11 @@ class Hasher:
 
 
 class SourceFailed(Exception):
-    """A caller's body raised; its own error is the cause. No driver takes this for an error of its medium."""
+    """A caller's body raised ``error``. No driver takes this for an error of its medium."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class HashedBody:
@@ -91,7 +94,7 @@ class HashedBody:
             if not isinstance(data, (bytes, bytearray, memoryview)):
                 raise TypeError(f"a body yields bytes, not {type(data).__name__}: open files in binary mode")
         except Exception as exc:
-            raise SourceFailed from exc
+            raise SourceFailed(exc) from exc
         self.count += len(data)
         if self._size is not None and self.count > self._size:
             raise Corrupt(
@@ -109,7 +112,8 @@ class HashedBody:
     def finish(self) -> dict[str, str]:
         if not self._ended:
             raise AssertionError("a driver finished a body that it had not read to the end")
-        self.close()
+        if self._worker:
+            self._worker.wait()
         if self._size is not None and self.count != self._size:
             raise Corrupt(
                 f"the body of {shown(self._key)} ended after {self.count} of {self._size} bytes; nothing was published",
@@ -129,35 +133,26 @@ class HashedBody:
     def close(self) -> None:
         if self._worker:
             self._worker.close()
-            self._worker = None
 
 
 class _Worker:
     """A thread that hashes, at most ``_IN_FLIGHT`` chunks behind."""
 
     def __init__(self, hasher: Hasher) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
         self._hasher = hasher
-        self._queue: SimpleQueue[bytes | memoryview | None] = SimpleQueue()
-        self._room = threading.Semaphore(_IN_FLIGHT)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="pkgstore-hashing", daemon=True)
-        self._thread.start()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="pkgstore-hashing")
+        self._pending: deque[Future[None]] = deque()
 
     def update(self, data: bytes | memoryview) -> None:
-        self._room.acquire()
-        self._queue.put(data)
+        self._pending.append(self._executor.submit(self._hasher.update, data))
+        if len(self._pending) > _IN_FLIGHT:
+            self._pending.popleft().result()
+
+    def wait(self) -> None:
+        while self._pending:
+            self._pending.popleft().result()
 
     def close(self) -> None:
-        self._queue.put(None)
-        self._thread.join()
-        if self._error:
-            raise self._error
-
-    def _run(self) -> None:
-        while (data := self._queue.get()) is not None:
-            try:
-                if self._error is None:
-                    self._hasher.update(data)
-            except BaseException as exc:
-                self._error = exc
-            self._room.release()
+        self._executor.shutdown(cancel_futures=True)

@@ -57,7 +57,7 @@ def is_valid(key: str) -> bool:
 
 def shown(key: str) -> str:
     """Return ``key`` quoted for a message: one printable line of bounded length."""
-    return ascii(key) if len(key) <= 200 else f"{ascii(key[:120])}… ({len(key)} characters)"
+    return ascii(key) if len(key) <= 200 else f"{key[:120]!a}… ({len(key)} characters)"
 
 
 def _problem(key: str) -> str | None:
@@ -65,7 +65,7 @@ def _problem(key: str) -> str | None:
         return "it is empty"
     forbidden = _FORBIDDEN.search(key)
     if forbidden:
-        return f"it holds the character {ascii(forbidden.group())}, which not every medium can keep"
+        return f"it holds the character {forbidden.group()!a}, which not every medium can keep"
     if len(key.encode()) > _MAX_KEY:
         return f"it is longer than {_MAX_KEY} bytes"
     if not unicodedata.is_normalized("NFC", key):

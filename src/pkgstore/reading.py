@@ -10,7 +10,9 @@ from pkgstore.errors import Corrupt, Unavailable
 from pkgstore.hashing import CHUNK, Hasher
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer, Callable
+    from collections.abc import Callable
+
+    from typing_extensions import Buffer
 
     from pkgstore.driver import Blob
 

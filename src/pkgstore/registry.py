@@ -7,7 +7,6 @@ Others than ours are found through the entry-point group ``pkgstore.drivers``, b
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
@@ -15,6 +14,8 @@ from pkgstore.config import suggest
 from pkgstore.errors import Misconfigured
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pkgstore.driver import Driver
 
 GROUP = "pkgstore.drivers"

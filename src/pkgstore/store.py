@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace as copy_with
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from dataclasses import dataclass
+from dataclasses import replace as copy_with
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 
 from pkgstore import config, keys, registry
 from pkgstore.bodies import PublishBody
@@ -30,7 +29,8 @@ from pkgstore.hashing import CHUNK, Hasher, SourceFailed, wanted
 from pkgstore.reading import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import os
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from pkgstore.bodies import BodyLike
@@ -65,15 +65,15 @@ class Usage:
 def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
     """Open the store at ``url``, as `pkgstore.open`.
 
-    ``url`` is a path, or a URL such as ``file:///srv/packages`` or ``memory://name``. Options may stand in the URL's query
-    too; those given here win:
+    ``url`` is a path, or a URL such as ``file:///srv/packages`` or ``memory://name``. Options may stand in the URL's
+    query too; those given here win:
 
     ``create``    make the store where there is none (default: yes, unless ``readonly``)
     ``readonly``  refuse to publish and to delete (default: no)
     ``timeout``   how long one call goes on trying a medium that does not answer, in seconds (default: 60)
 
-    Raises `Misconfigured` for a URL or option that cannot work, `NotFound` when there is no store and ``create`` is off, and
-    `Denied`, `Unavailable` or `Unsupported` as the medium has it.
+    Raises `Misconfigured` for a URL or option that cannot work, `NotFound` when there is no store and ``create`` is
+    off, and `Denied`, `Unavailable` or `Unsupported` as the medium has it.
     """
     parts, from_query = config.split_url(url)
     connect = registry.find(parts.scheme)
@@ -128,14 +128,15 @@ class Store:
     ) -> Blob:
         """Write ``body`` to ``key``, once: of all who publish a key, one wins, and every other is told `Exists`.
 
-        ``body`` is bytes, a path, or a binary file, read from where it stands. ``digests`` are what the body is expected to
-        have, by algorithm (``sha256``, ``md5``, ``blake2b``), in hexadecimal; None as a value asks for a digest without
-        expecting one. ``size`` is the length that is expected, in bytes. Both are checked before anything is visible.
+        ``body`` is bytes, a path, or a binary file, read from where it stands. ``digests`` are what the body is
+        expected to have, by algorithm (``sha256``, ``md5``, ``blake2b``), in hexadecimal; None as a value asks for a
+        digest without expecting one. ``size`` is the length that is expected, in bytes. Both are checked before
+        anything is visible.
         ``replace`` lets the new version take the place of an old one, in one step.
 
-        Returns the blob as it is published; it is then durable, and visible to all. Raises `Exists`, `Corrupt` for a body
-        that is not as expected, `InvalidKey`, `Full`, `Denied`, `Unavailable` when the outcome is not known, and whatever the
-        body itself raises. Nothing is visible after any of them but `Unavailable`.
+        Returns the blob as it is published; it is then durable, and visible to all. Raises `Exists`, `Corrupt` for a
+        body that is not as expected, `InvalidKey`, `Full`, `Denied`, `Unavailable` when the outcome is not known, and
+        whatever the body itself raises. Nothing is visible after any of them but `Unavailable`.
         """
         self._check_writable("publish", key)
         path = self._path(key)
@@ -167,8 +168,8 @@ class Store:
     def open(self, key: str, *, verify: bool = True) -> Reader:
         """Open a blob for reading: a raw, seekable binary stream over one version of it.
 
-        A full sequential read raises `Corrupt` rather than return a last byte that does not belong to the recorded digest,
-        unless ``verify`` is off or the medium has no digest of the blob (see `adopt`). Raises `NotFound`.
+        A full sequential read raises `Corrupt` rather than return a last byte that does not belong to the recorded
+        digest, unless ``verify`` is off or the medium has no digest of the blob (see `adopt`). Raises `NotFound`.
         """
         path = self._path(key)
         blob, stream = self._call("open", key, lambda: self._driver.open(path))
@@ -278,7 +279,7 @@ class Store:
         if not self._prefix:
             self._driver.close()
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -346,9 +347,8 @@ class Store:
 
         try:
             return self._call("publish", key, attempt, retry=source.replayable)
-        except SourceFailed as exc:
-            assert exc.__cause__ is not None
-            raise exc.__cause__ from None
+        except SourceFailed as failure:
+            raise failure.error from None
 
     def _exists(self, key: str, size: int, sha256: str) -> Exists:
         blob: Blob | None
@@ -432,6 +432,7 @@ class Store:
         reason = (exc.strerror if isinstance(exc, OSError) else None) or str(exc) or type(exc).__name__
         remedy = _REMEDIES.get(kind)
         return kind(
-            f"cannot {verb} {keys.shown(key)} in {self.where}: {' '.join(reason.split())}" + (f"; {remedy}" if remedy else ""),
+            f"cannot {verb} {keys.shown(key)} in {self.where}: {' '.join(reason.split())}"
+            + (f"; {remedy}" if remedy else ""),
             key=key,
         )

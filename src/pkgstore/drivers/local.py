@@ -1,8 +1,8 @@
 """Blobs as plain files below a folder of this host: ``file:///srv/packages``, or a plain path.
 
-A blob is staged in `.pkgstore/tmp`, on the same file system; its digests are attached to the inode; it is fsynced, linked to
-its name, which is exclusive and never half visible, and the folder is fsynced. Where the medium has no hard links, a
-rename that never replaces does the same; where it has neither, the driver is not `exclusive`.
+A blob is staged in `.pkgstore/tmp`, on the same file system; its digests are attached to the inode; it is fsynced,
+linked to its name, which is exclusive and never half visible, and the folder is fsynced. Where the medium has no hard
+links, a rename that never replaces does the same; where it has neither, the driver is not `exclusive`.
 
 Folders are opened one by one below the root, never through a symbolic link, so that no key can lead outside.
 """
@@ -13,11 +13,9 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, cast
-from urllib.parse import SplitResult
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from pkgstore import keys
 from pkgstore.driver import Blob, Body
@@ -25,6 +23,10 @@ from pkgstore.drivers import posix
 from pkgstore.drivers.records import Record, Records, identity
 from pkgstore.drivers.staging import Staged, Staging
 from pkgstore.errors import Denied, Misconfigured, NotFound, StoreError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from urllib.parse import SplitResult
 
 _TRIES = 1000
 _PINNED = 64
@@ -36,11 +38,13 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 def connect(url: SplitResult, *, create: bool, readonly: bool) -> LocalDriver:
     """Return the driver for a folder.
 
-    Raises `Misconfigured` for a URL that names no folder, `NotFound` for a folder that is not there and is not to be made,
-    and OSError.
+    Raises `Misconfigured` for a URL that names no folder, `NotFound` for a folder that is not there and is not to be
+    made, and OSError.
     """
     if url.netloc not in ("", "localhost"):
-        raise Misconfigured(f"file://{url.netloc}{url.path} names a host: a local path has three slashes, file:///srv/packages")
+        raise Misconfigured(
+            f"file://{url.netloc}{url.path} names a host: a local path has three slashes, file:///srv/packages"
+        )
     if not os.path.isabs(url.path):
         raise Misconfigured(f"file:{url.path} is a relative path: write file:///srv/packages, or a plain path")
     root = os.path.normpath(url.path)
@@ -50,7 +54,9 @@ def connect(url: SplitResult, *, create: bool, readonly: bool) -> LocalDriver:
         with contextlib.suppress(PermissionError):
             posix.sync_folder(os.path.dirname(root))
     elif not os.path.exists(root):
-        raise NotFound(f"there is no folder {root}: check that it is mounted, or make a store with `pkgstore init {root}`")
+        raise NotFound(
+            f"there is no folder {root}: check that it is mounted, or make a store with `pkgstore init {root}`"
+        )
     if not os.path.isdir(root):
         raise Misconfigured(f"{root} is not a folder: give the folder that is to hold the store")
     return LocalDriver(root)
@@ -94,12 +100,14 @@ class LocalDriver:
                 self._records.put_beside(key, status, *record)
             try:
                 return self._name(staged, key, _blob(key, status, record), exclusive)
-            except BaseException:
+            except FileExistsError:
                 if not carried:
                     self._records.forget(key, status)
                 raise
 
-    def open(self, key: str, start: int = 0, stop: int | None = None, *, tag: str | None = None) -> tuple[Blob, BinaryIO]:
+    def open(
+        self, key: str, start: int = 0, stop: int | None = None, *, tag: str | None = None
+    ) -> tuple[Blob, BinaryIO]:
         with self._folder(key) as (folder, name):
             fd, blob = self._open_blob(folder, name, key)
         if tag is not None and blob.tag != tag:
@@ -107,7 +115,7 @@ class LocalDriver:
             raise FileNotFoundError(errno.ENOENT, "that version is gone", key)
         stream = os.fdopen(fd, "rb", buffering=0)
         stream.seek(start)
-        return blob, cast(BinaryIO, stream)
+        return blob, cast("BinaryIO", stream)
 
     def stat(self, key: str) -> Blob:
         with self._folder(key) as (folder, name):
@@ -194,7 +202,7 @@ class LocalDriver:
             return blob
 
     def _winner(self, staged: Staged, folder: int, name: str, key: str, blob: Blob) -> Blob:
-        """Return the blob that has the name, when it is ours: an earlier attempt took effect, and its reply was lost."""
+        """Return the blob that has the name, when it is ours: an earlier attempt won, and its reply was lost."""
         fd, found = self._open_blob(folder, name, key)
         try:
             if found.tag == blob.tag or os.path.samestat(os.fstat(fd), os.fstat(staged.fd)):
@@ -252,8 +260,8 @@ class LocalDriver:
         if (status.st_dev, status.st_ino) != self._root_id:
             os.close(fd)
             raise Unavailable(
-                f"{self.root} is not the folder that was opened: check that its volume is mounted, and restart if it was"
-                " replaced on purpose"
+                f"{self.root} is not the folder that was opened: check that its volume is mounted, and restart if it"
+                " was replaced on purpose"
             )
         return fd
 
@@ -291,7 +299,7 @@ class LocalDriver:
         if self._pinned.setdefault(identity, held) != held:
             os.close(held)
         while len(self._pinned) > _PINNED:
-            oldest = self._pinned.pop(list(self._pinned)[0], None)
+            oldest = self._pinned.pop(next(iter(self._pinned)), None)
             if oldest is not None:
                 os.close(oldest)
 

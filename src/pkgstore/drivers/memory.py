@@ -1,7 +1,7 @@
 """Blobs in this process's memory: for tests and examples.
 
-``memory://name`` is one store for the whole process, ``memory://`` a new one every time. A child after fork has a copy of
-its own. As strict as the local driver: a blob `a` and a blob `a/b` cannot be there together.
+``memory://name`` is one store for the whole process, ``memory://`` a new one every time. A child after fork has a
+copy of its own. As strict as the local driver: a blob `a` and a blob `a/b` cannot be there together.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import os
 import threading
 import time
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace as copy_with
+from dataclasses import dataclass, field
+from dataclasses import replace as copy_with
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import SplitResult
 
 from pkgstore import keys
 from pkgstore.driver import Blob, Body
-from pkgstore.errors import Misconfigured, StoreError, Exists, InvalidKey, NotFound
+from pkgstore.errors import Exists, InvalidKey, Misconfigured, NotFound, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from urllib.parse import SplitResult
 
 _CONTROL_PREFIX = f"{keys.CONTROL}/"
 
@@ -48,7 +51,9 @@ os.register_at_fork(after_in_child=_forget_locks)
 def connect(url: SplitResult, *, create: bool, readonly: bool) -> MemoryDriver:
     """Return the driver for ``memory://name``."""
     if url.path.strip("/"):
-        raise Misconfigured(f"memory://{url.netloc}{url.path} has a path: a memory store has a name only, memory://name")
+        raise Misconfigured(
+            f"memory://{url.netloc}{url.path} has a path: a memory store has a name only, memory://name"
+        )
     return MemoryDriver(_spaces.setdefault(url.netloc, _Space()) if url.netloc else _Space())
 
 
@@ -81,7 +86,9 @@ class MemoryDriver:
             self._space.blobs[key] = (blob, data.getvalue(), token)
         return blob
 
-    def open(self, key: str, start: int = 0, stop: int | None = None, *, tag: str | None = None) -> tuple[Blob, BinaryIO]:
+    def open(
+        self, key: str, start: int = 0, stop: int | None = None, *, tag: str | None = None
+    ) -> tuple[Blob, BinaryIO]:
         blob, data, _ = self._get(key)
         if tag is not None and blob.tag != tag:
             raise FileNotFoundError(key)

@@ -1,12 +1,12 @@
 """The digests that a blob carries, and the token of the publish that wrote it.
 
-They are an extended attribute of the file, so that they are there from the moment it has its name, and go where the inode
-goes. On a medium without extended attributes, or where this user may not set one, they lie beside, in
-`.pkgstore/digests`, under the key and the identity of that very file (inode, time and size): written before the file has
-its name and removed before it loses it, so that whatever a crash leaves is at worst a blob without digests.
+They are an extended attribute of the file, so that they are there from the moment it has its name, and go where the
+inode goes. On a medium without extended attributes, or where this user may not set one, they lie beside, in
+`.pkgstore/digests`, under the key and the identity of that very file (inode, time and size): written before the file
+has its name and removed before it loses it, so that whatever a crash leaves is at worst a blob without digests.
 
-The format is a version byte, the token (16 bytes; zeros on a file that was adopted), and for each digest a byte that names
-the algorithm and the digest itself. With one digest that is 50 bytes, which ext4 keeps within the inode.
+The format is a version byte, the token (16 bytes; zeros on a file that was adopted), and for each digest a byte that
+names the algorithm and the digest itself. With one digest that is 50 bytes, which ext4 keeps within the inode.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pkgstore.drivers import posix
-from pkgstore.drivers.staging import Staging
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pkgstore.drivers.staging import Staging
 
 _ATTRIBUTE = "user.pkgstore"
 _VERSION = 1

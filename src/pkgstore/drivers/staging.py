@@ -1,7 +1,7 @@
 """Files on their way into a store: written and flushed in `.pkgstore/tmp`, then given their name in one step.
 
-A staged file is locked (flock) by the process that writes it, from before its first byte until it has its name or is gone.
-A file there that nobody holds is therefore abandoned, however young, and one that is held is not, however old.
+A staged file is locked (flock) by the process that writes it, from before its first byte until it has its name or is
+gone. A file there that nobody holds is therefore abandoned, however young, and one that is held is not, however old.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from pkgstore.drivers import posix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Staging:
