@@ -15,9 +15,9 @@ from pkgstore.errors import (
     Unavailable,
     Unsupported,
 )
+from pkgstore.opening import open_store as open
 from pkgstore.reading import Reader
 from pkgstore.store import Store, Usage
-from pkgstore.store import open_store as open
 
 __version__ = "0.1.0"
 

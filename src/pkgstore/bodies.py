@@ -14,6 +14,8 @@ from pkgstore.hashing import CHUNK, HashedBody
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pkgstore.hashing import Source
+
     BodyLike: TypeAlias = bytes | bytearray | memoryview | os.PathLike[str] | BinaryIO
 
 _SPOOL_IN_MEMORY = 8 * CHUNK
@@ -34,6 +36,8 @@ class PublishBody:
         self._file: BinaryIO | None = None
         self._start = 0
         self._used = False
+        self._last: HashedBody | None = None
+        self._spooled: Mapping[str, str] = {}
         self.size = size
         self.replayable = True
         if isinstance(body, os.PathLike):
@@ -71,38 +75,49 @@ class PublishBody:
 
     def attempt(self) -> HashedBody:
         """Return the body from its start, for one attempt to put it."""
+        source: Source
         if self._view is not None:
-            return HashedBody(self._key, _Bytes(self._view), self.size, self._expected)
-        assert self._file is not None
-        if self._used:
-            self._file.seek(self._start)
-        self._used = True
-        return HashedBody(self._key, self._file, self.size, self._expected)
+            source = _Bytes(self._view)
+        else:
+            assert self._file is not None
+            if self._used:
+                self._file.seek(self._start)
+            self._used = True
+            source = self._file
+        self._last = HashedBody(self._key, source, self.size, self._expected)
+        return self._last
 
-    def spool(self) -> dict[str, str]:
+    @property
+    def length(self) -> int | None:
+        """The size, or as much as was read of a body that could not tell it."""
+        return self.size if self.size is not None or self._last is None else self._last.count
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """The digests of the body, once it has been read to its end."""
+        return (self._last.digests if self._last else None) or self._spooled
+
+    def spool(self) -> Mapping[str, str]:
         """Read the whole body ahead, so that its size and digests are known; return the digests.
 
         A body that cannot be rewound is copied to a temporary file.
         """
-        body = self.attempt()
-        spooled = None if self.replayable else tempfile.SpooledTemporaryFile(_SPOOL_IN_MEMORY)  # noqa: SIM115
+        copy = None if self.replayable else tempfile.SpooledTemporaryFile(_SPOOL_IN_MEMORY)  # noqa: SIM115
         try:
-            while data := body.read():
-                if spooled:
-                    spooled.write(data)
-            digests = body.finish()
+            with self.attempt() as body:
+                while data := body.read():
+                    if copy:
+                        copy.write(data)
+                self._spooled = body.finish()
         except BaseException:
-            if spooled:
-                spooled.close()
+            if copy:
+                copy.close()
             raise
-        finally:
-            body.close()
-        if spooled:
-            spooled.seek(0)
-            self._owned = self._file = spooled  # type: ignore[assignment]
-            self._start, self._used, self.replayable = 0, False, True
+        if copy:
+            self._owned = self._file = cast("BinaryIO", copy)
+            self._start, self.replayable = 0, True
         self.size = body.count
-        return digests
+        return self._spooled
 
     def __enter__(self) -> Self:
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from pkgstore.errors import Corrupt, Misconfigured
 from pkgstore.keys import shown
@@ -74,12 +74,12 @@ class HashedBody:
     """The `pkgstore.driver.Body` of one attempt to put ``key``.
 
     A body that is large, or of unknown size, is hashed by a thread of its own, so that hashing overlaps whatever the
-    driver does with the bytes. At most a few chunks are in memory. Close it, also when the put failed.
+    driver does with the bytes. At most a few chunks are in memory. A context manager, which ends that thread.
     """
 
     def __init__(self, key: str, source: Source, size: int | None, expected: Mapping[str, str | None]) -> None:
-        self.count = 0
-        self.digests: dict[str, str] | None = None
+        self.count = 0  # bytes read so far
+        self.digests: dict[str, str] = {}
         self._key = key
         self._source = source
         self._size = size
@@ -130,7 +130,15 @@ class HashedBody:
         self.digests = digests
         return digests
 
-    def close(self) -> None:
+    @property
+    def finished(self) -> bool:
+        """Whether `finish` has returned."""
+        return bool(self.digests)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
         if self._worker:
             self._worker.close()
 

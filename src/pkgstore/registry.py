@@ -1,6 +1,6 @@
 """Which driver serves which URL scheme.
 
-A driver's entry is a function, called as ``connect(url, create=…, readonly=…, **options)`` with a split URL and the
+A driver's entry is a function, called as ``connect(url, create=…, **options)`` with a split URL and the
 medium's own options, whose names are its keyword-only parameters with defaults. It returns a `pkgstore.driver.Driver`.
 Others than ours are found through the entry-point group ``pkgstore.drivers``, by scheme.
 """

@@ -35,11 +35,11 @@ _HIDDEN = {f"{keys.CONTROL}/", "lost+found/"}
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-def connect(url: SplitResult, *, create: bool, readonly: bool) -> LocalDriver:
+def connect(url: SplitResult, *, create: bool) -> LocalDriver:
     """Return the driver for a folder.
 
     Raises `Misconfigured` for a URL that names no folder, `NotFound` for a folder that is not there and is not to be
-    made, and OSError.
+    made, and what `posix.classify` calls the reason why it cannot be made.
     """
     if url.netloc not in ("", "localhost"):
         raise Misconfigured(
@@ -48,18 +48,21 @@ def connect(url: SplitResult, *, create: bool, readonly: bool) -> LocalDriver:
     if not os.path.isabs(url.path):
         raise Misconfigured(f"file:{url.path} is a relative path: write file:///srv/packages, or a plain path")
     root = os.path.normpath(url.path)
-    if create and not os.path.exists(os.path.join(root, keys.CONTROL, "store.json")):
-        posix.make_folders(root, 0)
-        # Another process may have made the root, and not have flushed it yet.
-        with contextlib.suppress(PermissionError):
-            posix.sync_folder(os.path.dirname(root))
-    elif not os.path.exists(root):
+    try:
+        if create and not os.path.exists(os.path.join(root, keys.CONTROL, "store.json")):
+            posix.make_folders(root, 0)
+            # Another process may have made the root, and not have flushed it yet.
+            with contextlib.suppress(PermissionError):
+                posix.sync_folder(os.path.dirname(root))
+        return LocalDriver(root)
+    except FileNotFoundError:
         raise NotFound(
             f"there is no folder {root}: check that it is mounted, or make a store with `pkgstore init {root}`"
-        )
-    if not os.path.isdir(root):
-        raise Misconfigured(f"{root} is not a folder: give the folder that is to hold the store")
-    return LocalDriver(root)
+        ) from None
+    except NotADirectoryError:
+        raise Misconfigured(f"{root} is no folder: give the folder that is to hold the store") from None
+    except OSError as exc:
+        raise (posix.classify(exc) or StoreError)(f"cannot use the folder {root}: {exc.strerror}") from exc
 
 
 class LocalDriver:
@@ -72,6 +75,8 @@ class LocalDriver:
         self.root = root
         control = os.path.join(root, keys.CONTROL)
         status = os.stat(root)
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), root)
         self._root_id = (status.st_dev, status.st_ino)
         self._root_mode = status.st_mode
         self._staging = Staging(os.path.join(control, "tmp"), status.st_mode)
@@ -99,7 +104,7 @@ class LocalDriver:
             if not carried:
                 self._records.put_beside(key, status, *record)
             try:
-                return self._name(staged, key, _blob(key, status, record), exclusive)
+                return self._name(staged, key, _blob(key, status, record), exclusive, token)
             except FileExistsError:
                 if not carried:
                     self._records.forget(key, status)
@@ -172,18 +177,18 @@ class LocalDriver:
 
     # -- publishing ---------------------------------------------------------------------------------------------------
 
-    def _name(self, staged: Staged, key: str, blob: Blob, exclusive: bool) -> Blob:
+    def _name(self, staged: Staged, key: str, blob: Blob, exclusive: bool, token: str) -> Blob:
         """Give a staged file its name, durably, and return what has it then."""
         for _ in range(_TRIES):
             try:
-                return self._try_to_name(staged, key, blob, exclusive)
+                return self._try_to_name(staged, key, blob, exclusive, token)
             except FileNotFoundError:
                 # Another process deleted the last blob of the folder, and with it the folder; unless ours is gone.
                 if staged.is_lost():
                     raise OSError(errno.EIO, f"the staged file {staged.path} was removed") from None
         raise OSError(errno.EBUSY, f"the folder of {key!r} was removed {_TRIES} times")
 
-    def _try_to_name(self, staged: Staged, key: str, blob: Blob, exclusive: bool) -> Blob:
+    def _try_to_name(self, staged: Staged, key: str, blob: Blob, exclusive: bool, token: str) -> Blob:
         """Raises FileExistsError when the name is another's, and FileNotFoundError when it is worth another try."""
         with self._folder(key, create=True) as (folder, name):
             try:
@@ -197,15 +202,17 @@ class LocalDriver:
                 if _is_folder(folder, name):
                     _remove_empty(folder, name)
                     raise FileNotFoundError(errno.ENOENT, "an empty folder was in the way", key) from None
-                blob = self._winner(staged, folder, name, key, blob)
+                blob = self._winner(staged, folder, name, key, token)
             os.fsync(folder)
             return blob
 
-    def _winner(self, staged: Staged, folder: int, name: str, key: str, blob: Blob) -> Blob:
+    def _winner(self, staged: Staged, folder: int, name: str, key: str, token: str) -> Blob:
         """Return the blob that has the name, when it is ours: an earlier attempt won, and its reply was lost."""
         fd, found = self._open_blob(folder, name, key)
         try:
-            if found.tag == blob.tag or os.path.samestat(os.fstat(fd), os.fstat(staged.fd)):
+            status = os.fstat(fd)
+            record = self._records.read(fd, key, status)
+            if record.token == token or os.path.samestat(status, os.fstat(staged.fd)):
                 return found
         finally:
             os.close(fd)

@@ -48,7 +48,7 @@ def _forget_locks() -> None:
 os.register_at_fork(after_in_child=_forget_locks)
 
 
-def connect(url: SplitResult, *, create: bool, readonly: bool) -> MemoryDriver:
+def connect(url: SplitResult, *, create: bool) -> MemoryDriver:
     """Return the driver for ``memory://name``."""
     if url.path.strip("/"):
         raise Misconfigured(

@@ -84,7 +84,7 @@ def sync_folder(path: str) -> None:
 
 def make_folders(path: str, root_mode: int) -> None:
     """Make a folder and its parents, where they are missing, and flush each parent that gained one."""
-    if os.path.isdir(path):
+    if os.path.exists(path):
         return
     parent = os.path.dirname(path)
     make_folders(parent, root_mode)

@@ -1,0 +1,89 @@
+"""Calls to a driver: in the store's errors, and again while its medium is unavailable."""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from typing import TYPE_CHECKING, TypeVar
+
+from pkgstore import keys
+from pkgstore.errors import Denied, Full, InvalidKey, NotFound, StoreError, Unavailable
+from pkgstore.hashing import SourceFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pkgstore.bodies import PublishBody
+    from pkgstore.driver import Blob, Driver
+
+_T = TypeVar("_T")
+
+_FIRST_PAUSE = 0.02
+_LONGEST_PAUSE = 2.0
+
+_REMEDIES: dict[type[StoreError], str] = {
+    Denied: "check the owner and mode of the files, the user this runs as, and whether the medium is read-only",
+    Full: "free some space or enlarge the medium, and try again",
+    Unavailable: "check that the medium is mounted and reachable, and try again",
+    InvalidKey: "choose another key",
+}
+
+
+class Calls:
+    """What a store and its scopes share: a driver, the name of the place for messages, and how long to go on trying."""
+
+    def __init__(self, driver: Driver, where: str, timeout: float) -> None:
+        self.driver = driver
+        self.where = where
+        self.timeout = timeout
+
+    def call(self, verb: str, key: str, function: Callable[[], _T], *, retry: bool = True) -> _T:
+        """Return what ``function`` returns; ``verb`` and ``key`` are for messages."""
+        deadline = time.monotonic() + self.timeout
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return function()
+            except Exception as exc:
+                error = self.translated(verb, key, exc)
+                if not isinstance(error, Unavailable) or not retry or time.monotonic() + pause > deadline:
+                    if error is exc:
+                        raise
+                    raise error from exc
+            time.sleep(pause * random.uniform(0.5, 1))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def put(self, path: str, key: str, source: PublishBody, *, exclusive: bool) -> Blob:
+        """Put a body at ``path``, which its publisher calls ``key``. What the body itself raises comes through as is."""
+        known = {} if self.driver.streams else source.spool()
+        token = uuid.uuid4().hex
+
+        def attempt() -> Blob:
+            with source.attempt() as body:
+                blob = self.driver.put(path, body, source.size, digests=known, exclusive=exclusive, token=token)
+                if not body.finished:
+                    raise AssertionError(f"the {self.driver.scheme} driver did not finish the body of {key!r}")
+                return blob
+
+        try:
+            return self.call("publish", key, attempt, retry=source.replayable)
+        except SourceFailed as failure:
+            raise failure.error from None
+
+    def translated(self, verb: str, key: str, exc: Exception) -> Exception:
+        """Return the store's error for one that a driver raised; any other as it is."""
+        if isinstance(exc, StoreError):
+            return exc
+        kind = self.driver.classify(exc)
+        if kind is None:
+            return exc
+        if kind is NotFound:
+            return NotFound(f"{keys.shown(key)} is not in {self.where}", key=key)
+        reason = (exc.strerror if isinstance(exc, OSError) else None) or str(exc) or type(exc).__name__
+        remedy = _REMEDIES.get(kind)
+        return kind(
+            f"cannot {verb} {keys.shown(key)} in {self.where}: {' '.join(reason.split())}"
+            + (f"; {remedy}" if remedy else ""),
+            key=key,
+        )
