@@ -55,7 +55,7 @@ class Calls:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def put(self, path: str, key: str, source: PublishBody, *, exclusive: bool) -> Blob:
-        """Put a body at ``path``, which its publisher calls ``key``. What the body itself raises comes through as is."""
+        """Put a body at ``path``, which its publisher calls ``key``. What the body itself raises comes through."""
         known = {} if self.driver.streams else source.spool()
         token = uuid.uuid4().hex
 

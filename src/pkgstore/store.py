@@ -74,8 +74,7 @@ class Store:
         ``body`` is bytes, a path, or a binary file, read from where it stands. ``digests`` are what the body is
         expected to have, by algorithm (``sha256``, ``md5``, ``blake2b``), in hexadecimal; None as a value asks for a
         digest without expecting one. ``size`` is the length that is expected, in bytes. Both are checked before
-        anything is visible.
-        ``replace`` lets the new version take the place of an old one, in one step.
+        anything is visible. ``replace`` lets the new version take the place of an old one, in one step.
 
         Returns the blob as it is published; it is then durable, and visible to all. Raises `Exists`, `Corrupt` for a
         body that is not as expected, `InvalidKey`, `Full`, `Denied`, `Unavailable` when the outcome is not known, and
@@ -238,7 +237,7 @@ class Store:
         except NotFound:
             blob = None
         identical = (
-            blob is not None and blob.size == source.length and blob.digests["sha256"] == source.digests["sha256"]
+            blob is not None and blob.size == source.length and blob.digests.get("sha256") == source.digests["sha256"]
         )
         return Exists(
             f"{keys.shown(key)} is already in {self.where}, with {'the same' if identical else 'other'} bytes: a key is"

@@ -147,7 +147,7 @@ class LocalDriver:
                 finally:
                     os.close(fd)
                 os.unlink(name, dir_fd=folder)
-                os.fsync(folder)
+                posix.settle(folder)
         except FileNotFoundError:
             return
         self._prune(key)
@@ -203,7 +203,7 @@ class LocalDriver:
                     _remove_empty(folder, name)
                     raise FileNotFoundError(errno.ENOENT, "an empty folder was in the way", key) from None
                 blob = self._winner(staged, folder, name, key, token)
-            os.fsync(folder)
+            posix.settle(folder)
             return blob
 
     def _winner(self, staged: Staged, folder: int, name: str, key: str, token: str) -> Blob:
@@ -217,7 +217,7 @@ class LocalDriver:
         finally:
             os.close(fd)
         # Whoever is told that the key is taken may rely on it, so that it has to be durable too.
-        os.fsync(folder)
+        posix.settle(folder)
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
 
     def _replace(self, staged: Staged, folder: int, name: str, key: str) -> None:

@@ -73,6 +73,17 @@ def share(target: int | str, root_mode: int, *, folder: bool) -> None:
         os.chmod(target, wanted)
 
 
+def settle(folder: int) -> None:
+    """Flush an open folder's entries to the medium, after one of them has changed.
+
+    A failure, whatever its number, leaves open whether the change will survive: it is raised as EIO.
+    """
+    try:
+        os.fsync(folder)
+    except OSError as exc:
+        raise OSError(errno.EIO, f"the change is not known to be durable: {exc.strerror}") from exc
+
+
 def sync_folder(path: str) -> None:
     """Flush a folder's entries to the medium."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from pkgstore.drivers import posix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_log = logging.getLogger("pkgstore")
 
 
 class Staging:
@@ -42,8 +45,12 @@ class Staging:
             raise
         finally:
             try:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(staged.path)
+                os.unlink(staged.path)
+            except FileNotFoundError:
+                pass  # it was renamed into place
+            except OSError as exc:
+                # What became of the publish is decided already; whoever reaps next removes the file.
+                _log.warning("cannot remove the staged file %s: %s", staged.path, exc.strerror)
             finally:
                 os.close(staged.fd)
 
