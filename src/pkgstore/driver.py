@@ -154,4 +154,4 @@ class RecordsDigests(Protocol):
     """A driver that can keep the digests of a blob that came without, such as a file put there by hand."""
 
     def record_digests(self, blob: Blob, digests: Mapping[str, str]) -> bool:
-        """Keep ``digests`` for this version of the blob. False when it is no longer there, or cannot carry them."""
+        """Keep ``digests`` for this version of a blob. False when another is there, or the medium lets us keep none."""

@@ -17,6 +17,7 @@ CONTROL = ".pkgstore"
 
 _MAX_KEY = 1024
 _MAX_SEGMENT = 255
+_MAX_SHOWN = 200
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f\\:*?"<>|\ud800-\udfff]')
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9¹²³])(?:\..*)?", re.IGNORECASE | re.DOTALL)
 
@@ -57,7 +58,8 @@ def is_valid(key: str) -> bool:
 
 def shown(key: str) -> str:
     """Return ``key`` quoted for a message: one printable line of bounded length."""
-    return ascii(key) if len(key) <= 200 else f"{key[:120]!a}… ({len(key)} characters)"
+    text = ascii(key)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}... ({len(key)} characters)"
 
 
 def _problem(key: str) -> str | None:

@@ -63,6 +63,8 @@ class Reader(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         self._check_open()
+        if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END):
+            raise ValueError(f"whence is 0, 1 or 2, not {whence!r}")
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.blob.size}[whence]
         if base + offset < 0:
             raise ValueError(f"cannot seek to {base + offset}, before the first byte of {self.blob.key!r}")

@@ -51,7 +51,7 @@ class Store:
     @property
     def where(self) -> str:
         """The store's URL, for people to read: without options, and without secrets."""
-        return f"{self._calls.where.rstrip('/')}/{self._prefix}" if self._prefix else self._calls.where
+        return f"{self._calls.where}{self._prefix and '/'}{self._prefix}"
 
     @property
     def driver(self) -> Driver:

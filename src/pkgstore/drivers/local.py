@@ -22,7 +22,7 @@ from pkgstore.driver import Blob, Body
 from pkgstore.drivers import posix
 from pkgstore.drivers.records import Record, Records, identity
 from pkgstore.drivers.staging import Staged, Staging
-from pkgstore.errors import Denied, Misconfigured, NotFound, StoreError, Unavailable
+from pkgstore.errors import Denied, Full, Misconfigured, NotFound, StoreError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -161,6 +161,10 @@ class LocalDriver:
             if not self._records.attach(fd, digests, None):
                 self._records.put_beside(blob.key, os.fstat(fd), digests, None)
             return True
+        except OSError as exc:
+            if posix.classify(exc) in (Denied, Full):
+                return False
+            raise
         finally:
             os.close(fd)
 

@@ -1,0 +1,218 @@
+"""What the store itself promises, whatever the driver: see the conformance kit for the rest."""
+
+import io
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pkgstore
+from pkgstore.driver import SignedURL
+from pkgstore.drivers.memory import MemoryDriver
+
+
+@pytest.fixture
+def store() -> Iterator[pkgstore.Store]:
+    with pkgstore.open("memory://") as store:
+        yield store
+
+
+def test_stores_of_one_name_are_one_store() -> None:
+    with pkgstore.open("memory://shared-by-name") as one, pkgstore.open("memory://shared-by-name") as other:
+        one.publish("a", b"1")
+        assert other.read("a") == b"1"
+        assert one.id == other.id
+
+
+def test_unnamed_stores_are_apart(store: pkgstore.Store) -> None:
+    store.publish("a", b"1")
+    with pkgstore.open("memory://") as other:
+        assert list(other.list()) == []
+        assert other.id != store.id
+
+
+def test_a_store_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(
+        pkgstore.NotFound, match=r"there is no store at memory://absent: .* `pkgstore init memory://absent`"
+    ):
+        pkgstore.open("memory://absent", create=False)
+    with pytest.raises(pkgstore.NotFound, match=r"there is no folder .*absent: check that it is mounted"):
+        pkgstore.open(tmp_path / "absent", readonly=True)
+    assert not (tmp_path / "absent").exists()
+    with pytest.raises(pkgstore.NotFound, match="there is no store"):
+        pkgstore.open(tmp_path, create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"format": 1}', b"\xff"])
+def test_an_identity_that_says_nothing(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / ".pkgstore").mkdir()
+    (tmp_path / ".pkgstore" / "store.json").write_bytes(text)
+    with pytest.raises(pkgstore.Misconfigured, match=r"store\.json in .* does not describe a store"):
+        pkgstore.open(tmp_path)
+
+
+def test_a_store_of_another_format(tmp_path: Path) -> None:
+    (tmp_path / ".pkgstore").mkdir()
+    (tmp_path / ".pkgstore" / "store.json").write_text('{"format": 2, "id": "x"}')
+    with pytest.raises(pkgstore.Misconfigured, match="is a store of format 2: use a pkgstore that knows it"):
+        pkgstore.open(tmp_path)
+
+
+def test_who_opens_first_together_agrees(tmp_path: Path) -> None:
+    ids = []
+    barrier = threading.Barrier(8)
+
+    def run() -> None:
+        barrier.wait()
+        with pkgstore.open(tmp_path / "new") as store:
+            ids.append(store.id)
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert len(ids) == 8
+    assert len(set(ids)) == 1
+
+
+def test_readonly() -> None:
+    pkgstore.open("memory://to-read").publish("a", b"1")
+    with pkgstore.open("memory://to-read", readonly=True) as store:
+        assert store.read("a") == b"1"
+        with pytest.raises(pkgstore.Denied, match="cannot publish 'b': memory://to-read is open for reading only"):
+            store.publish("b", b"")
+        with pytest.raises(pkgstore.Denied, match="cannot delete 'a'"):
+            store.scope("x/").delete("a")
+
+
+def test_what_memory_cannot_do_is_said(store: pkgstore.Store) -> None:
+    store.publish("a", b"1")
+    with pytest.raises(pkgstore.Unsupported, match=r"keeps no files on this host: read 'a' with open\(\)"):
+        store.local_path("a")
+    with pytest.raises(pkgstore.Unsupported, match=r"cannot sign URLs: serve 'a' from open\(\)"):
+        store.url("a", expires=60)
+
+
+def test_url_where_the_medium_signs(store: pkgstore.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MemoryDriver, "signed_url", lambda _, key, expires: f"signed:{key}:{expires}", raising=False)
+    assert isinstance(store.driver, SignedURL)
+    scope = store.scope("tenant/")
+    scope.publish("a", b"1")
+    assert scope.url("a", expires=60) == "signed:tenant/a:60"
+    with pytest.raises(pkgstore.NotFound, match="'b' is not in"):
+        scope.url("b", expires=60)
+
+
+def test_scope_cannot_reach_outside(store: pkgstore.Store) -> None:
+    store.publish("outside", b"1")
+    scope = store.scope("tenant/a/")
+    for key in ("../outside", "/outside", "..", ".pkgstore/store.json"):
+        with pytest.raises(pkgstore.InvalidKey):
+            scope.read(key)
+    with pytest.raises(pkgstore.InvalidKey, match="needs a prefix"):
+        store.scope("")
+    with pytest.raises(pkgstore.InvalidKey, match="longer than 1024 bytes") as caught:
+        scope.publish("/".join(["x" * 203] * 5), b"")
+    assert caught.value.key == "/".join(["x" * 203] * 5)
+    assert list(scope.list()) == []
+
+
+def test_scope_of_a_scope(store: pkgstore.Store) -> None:
+    inner = store.scope("a/").scope("b/")
+    blob = inner.publish("c", b"1")
+    assert blob.key == "c"
+    assert inner.stat("c") == blob
+    assert [each.key for each in store.list()] == ["a/b/c"]
+    assert inner.where == f"{store.where}/a/b/"
+    assert inner.usage() == pkgstore.Usage(blobs=1, bytes=1)
+    inner.close()
+    assert store.read("a/b/c") == b"1"
+
+
+@pytest.mark.parametrize("body", ["text", None, 3, ["x"]])
+def test_a_body_that_is_no_body(store: pkgstore.Store, body: object) -> None:
+    with pytest.raises(TypeError, match="a body is bytes, a path or a binary file"):
+        store.publish("a", body)  # type: ignore[arg-type]
+    with pytest.raises(pkgstore.NotFound):
+        store.stat("a")
+
+
+def test_text_files_are_refused(store: pkgstore.Store, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("x")
+    with (tmp_path / "x").open() as file, pytest.raises(TypeError, match="open it with mode 'rb'"):
+        store.publish("a", file)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a body yields bytes, not str"):
+        store.publish("a", _Texts())  # type: ignore[arg-type]
+
+
+class _Texts:
+    def read(self, size: int) -> str:
+        return "x" * size
+
+
+def test_a_path_that_is_no_file(store: pkgstore.Store, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="absent") as caught:
+        store.publish("a", tmp_path / "absent")
+    assert not isinstance(caught.value, pkgstore.StoreError)
+    with pytest.raises(IsADirectoryError):
+        store.publish("a", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("digests", "message"),
+    [({"crc32": "00"}, "the digest 'crc32' is not known"), ({"sha256": "zz"}, "is no sha256: that is 64 hexadecimal")],
+)
+def test_digests_that_cannot_be(store: pkgstore.Store, digests: dict[str, str], message: str) -> None:
+    with pytest.raises(pkgstore.Misconfigured, match=message):
+        store.publish("a", b"", digests=digests)
+
+
+def test_digests_may_be_written_in_capitals(store: pkgstore.Store) -> None:
+    store.publish("a", b"", digests={"md5": "D41D8CD98F00B204E9800998ECF8427E"})
+
+
+def test_a_driver_that_forgets_to_finish_is_told(store: pkgstore.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished = store.publish("other", b"")
+    monkeypatch.setattr(MemoryDriver, "put", lambda *_, **__: finished)
+    with pytest.raises(AssertionError, match="the memory driver did not finish the body of 'a'"):
+        store.publish("a", b"x")
+
+
+def test_names_outside_the_grammar_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "good").write_bytes(b"1")
+    (tmp_path / "bad:name").write_bytes(b"1")
+    with pkgstore.open(tmp_path) as store, caplog.at_level(logging.WARNING, "pkgstore"):
+        assert [blob.key for blob in store.list()] == ["good"]
+        assert "leaves out 'bad:name': the name is no valid key" in caplog.text
+        assert store.usage().blobs == 1
+
+
+def test_a_prefix_is_checked_at_the_call(store: pkgstore.Store) -> None:
+    with pytest.raises(pkgstore.InvalidKey, match="end it with"):
+        store.list("a")
+
+
+def test_reader_is_raw_and_closes(store: pkgstore.Store) -> None:
+    store.publish("a", b"0123456789")
+    reader = store.open("a")
+    assert isinstance(reader, io.RawIOBase)
+    assert reader.name == "a"
+    assert reader.readable()
+    assert reader.seekable()
+    assert not reader.writable()
+    assert reader.seek(-3, io.SEEK_END) == 7
+    assert reader.read(100) == b"789"
+    assert reader.read(1) == b""
+    with pytest.raises(ValueError, match="before the first byte"):
+        reader.seek(-1)
+    with pytest.raises(ValueError, match="whence"):
+        reader.seek(0, 3)
+    reader.close()
+    reader.close()
+    for verb in (reader.tell, reader.read, lambda: reader.seek(0)):
+        with pytest.raises(ValueError, match="closed"):
+            verb()
