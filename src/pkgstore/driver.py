@@ -37,12 +37,17 @@ if TYPE_CHECKING:
 class Blob:
     """One version of one blob.
 
-    ``key``      its name
-    ``size``     in bytes
-    ``mtime``    when it was written, by the medium's clock, in seconds since the epoch
-    ``tag``      an opaque string that differs between any two versions that a key has had
-    ``digests``  hexadecimal digests by algorithm, or empty where the medium does not know them (or `Driver.scan` cannot
-                 tell without a request per blob)
+    ``key``
+        its name
+    ``size``
+        in bytes
+    ``mtime``
+        when it was written, by the medium's clock, in seconds since the epoch
+    ``tag``
+        an opaque string that differs between any two versions that a key has had
+    ``digests``
+        hexadecimal digests by algorithm; empty where the medium knows none, or where a listing cannot tell them
+        without a request for each blob
     """
 
     key: str
@@ -69,17 +74,20 @@ class Body(Protocol):
 class Driver(Protocol):
     """How one medium does the verbs. Errors are the medium's own, as its client raises them; see `classify`."""
 
-    scheme: str
-    """The URL scheme, for messages."""
+    @property
+    def scheme(self) -> str:
+        """The URL scheme, for messages."""
 
-    exclusive: bool
-    """Whether an exclusive put is truly exclusive on this medium: probed there, never assumed."""
+    @property
+    def exclusive(self) -> bool:
+        """Whether an exclusive put is truly exclusive on this medium: probed there, never assumed."""
 
-    streams: bool
-    """Whether put takes a body whose size and digests are known only at its end.
+    @property
+    def streams(self) -> bool:
+        """Whether put takes a body whose size and digests are known only at its end.
 
-    When it is false, the store spools such a body first, and put always gets ``size`` and a ``sha256``.
-    """
+        When it is false, the store reads the body ahead, and put always gets ``size`` and a ``sha256``.
+        """
 
     def put(
         self,

@@ -27,9 +27,12 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
     ``url`` is a path, or a URL such as ``file:///srv/packages`` or ``memory://name``. Options may stand in the URL's
     query too; those given here win:
 
-    ``create``    make the store where there is none (default: yes, unless ``readonly``)
-    ``readonly``  refuse to publish and to delete (default: no)
-    ``timeout``   how long one call goes on trying a medium that does not answer, in seconds (default: 60)
+    ``create``
+        make the store where there is none (default: yes, unless ``readonly``)
+    ``readonly``
+        refuse to publish and to delete (default: no)
+    ``timeout``
+        how long one call goes on trying a medium that does not answer, in seconds (default: 60)
 
     Raises `Misconfigured` for a URL or option that cannot work, `NotFound` when there is no store and ``create`` is
     off, and `Denied`, `Unavailable` or `Unsupported` as the medium has it.

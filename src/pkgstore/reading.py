@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from pkgstore.errors import Corrupt, Unavailable
-from pkgstore.hashing import CHUNK, Hasher
+from pkgstore.hashing import Hasher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from pkgstore.driver import Blob
+
+_T = TypeVar("_T")
 
 _TRIES = 4
 
@@ -81,42 +83,58 @@ class Reader(io.RawIOBase):
         self._check_open()
         view = memoryview(buffer).cast("B")[: max(0, self.blob.size - self._at)]
         if not view:
-            if self.blob.size == 0:
-                self._check_digest()
+            self._check_if_empty()
             return 0
-        count = self._fill(view)
-        if count == 0:
-            raise Corrupt(
-                f"{self._where} ends after {self._at} of {self.blob.size} bytes: restore it from a copy,"
-                " or delete it and publish it again",
-                key=self.blob.key,
-            )
-        self._verify(view[:count])
-        self._at += count
+        count = self._from_stream(lambda stream: stream.readinto(view) or 0)  # type: ignore[attr-defined]
+        self._advance(view[:count])
         return count
 
+    def read(self, size: int | None = -1, /) -> bytes:
+        # What the stream returns is passed on as it is: `io.RawIOBase.read` would fill a buffer and copy it.
+        if size is None or size < 0:
+            return self.readall()
+        self._check_open()
+        size = min(size, max(0, self.blob.size - self._at))
+        if size == 0:
+            self._check_if_empty()
+            return b""
+        data = self._from_stream(lambda stream: stream.read(size))
+        self._advance(data)
+        return data
+
     def readall(self) -> bytes:
-        chunks = []
-        while chunk := self.read(CHUNK):
-            chunks.append(chunk)
-        return b"".join(chunks)
+        parts = []
+        while part := self.read(max(0, self.blob.size - self._at)):
+            parts.append(part)
+        return b"".join(parts)
 
     def close(self) -> None:
         self._drop_stream()
         super().close()
 
-    def _fill(self, view: memoryview) -> int:
+    def _from_stream(self, read: Callable[[BinaryIO], _T]) -> _T:
         for tries_left in reversed(range(_TRIES)):
             if self._stream is None:
                 self._stream = self._reopen(self._at)
             try:
-                return self._stream.readinto(view) or 0  # type: ignore[attr-defined]
+                return read(self._stream)
             except Exception as exc:
                 error = self._translate(exc)
                 if not (isinstance(error, Unavailable) and tries_left):
                     raise error from exc
                 self._drop_stream()
         raise AssertionError("unreachable")
+
+    def _advance(self, data: bytes | memoryview) -> None:
+        """Take the bytes that follow, which came from the stream."""
+        if not data:
+            raise Corrupt(
+                f"{self._where} ends after {self._at} of {self.blob.size} bytes: restore it from a copy,"
+                " or delete it and publish it again",
+                key=self.blob.key,
+            )
+        self._verify(memoryview(data))
+        self._at += len(data)
 
     def _verify(self, data: memoryview) -> None:
         if self._hasher is None:
@@ -129,6 +147,10 @@ class Reader(io.RawIOBase):
         self._hasher.update(data[fresh:])
         self._hashed += len(data) - fresh
         if self._hashed == self.blob.size:
+            self._check_digest()
+
+    def _check_if_empty(self) -> None:
+        if self.blob.size == 0:
             self._check_digest()
 
     def _check_digest(self) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("pkgstore")
 
+_AHEAD = 8 << 20
+
 
 class Staging:
     """The staging folder of one store."""
@@ -132,6 +134,8 @@ class Staged:
     def __init__(self, fd: int, path: str) -> None:
         self.fd = fd
         self.path = path
+        self._written = 0
+        self._on_its_way = 0
 
     def lock(self) -> bool:
         """Lock the file against reaping; False when it was reaped already."""
@@ -151,6 +155,10 @@ class Staged:
 
     def write(self, data: bytes | memoryview) -> None:
         posix.write_all(self.fd, data)
+        self._written += len(data)
+        if self._written - self._on_its_way >= _AHEAD:
+            posix.start_writing_back(self.fd, self._on_its_way, self._written)
+            self._on_its_way = self._written
 
     def sync(self) -> None:
         """Flush the file, its attributes included, to the medium."""

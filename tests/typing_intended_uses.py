@@ -1,0 +1,51 @@
+"""How pkgstore is meant to be used, for the type checker alone: never run."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import assert_type
+
+import pkgstore
+from pkgstore import Blob, Driver, Reader, Store, Usage
+from pkgstore.drivers.local import LocalDriver
+from pkgstore.drivers.memory import MemoryDriver
+
+with pkgstore.open("file:///srv/packages", readonly=True, timeout=5) as store:
+    assert_type(store, Store)
+    assert_type(store.publish("a", b"1"), Blob)
+    store.publish("b", bytearray(b"1"))
+    store.publish("c", memoryview(b"1"))
+    store.publish("d", Path("d"), digests={"sha256": "0" * 64, "md5": None})
+    store.publish("e", io.BytesIO(b"1"), size=1, replace=True)
+    store.publish("f", sys.stdin.buffer)
+    with open("g", "rb") as file:
+        store.publish("g", file)
+    with store.open("a") as reader:
+        assert_type(reader, Reader)
+        assert_type(reader.read(), bytes)
+        assert_type(reader.blob, Blob)
+    assert_type(store.read("a"), bytes)
+    assert_type(store.stat("a").digests.get("sha256"), str | None)
+    assert_type(store.list("a/"), Iterator[Blob])
+    assert_type(store.usage(), Usage)
+    assert_type(store.adopt("a"), Blob)
+    assert_type(store.local_path("a"), Path)
+    assert_type(store.url("a", expires=60), str)
+    assert_type(store.scope("tenant/"), Store)
+    assert_type(store.delete("a"), None)
+
+pkgstore.open(Path("packages"))
+
+try:
+    store.publish("a", b"1")
+except pkgstore.Exists as exc:
+    assert_type(exc.blob, Blob | None)
+    assert_type(exc.identical, bool)
+
+
+def drivers(local: LocalDriver, memory: MemoryDriver) -> list[Driver]:
+    """Both are drivers, as the protocol has it."""
+    return [local, memory]
