@@ -25,7 +25,7 @@ _LONGEST_PAUSE = 2.0
 _REMEDIES: dict[type[StoreError], str] = {
     Denied: "check the owner and mode of the files, the user this runs as, and whether the medium is read-only",
     Full: "free some space or enlarge the medium, and try again",
-    Unavailable: "check that the medium is mounted and reachable, and try again",
+    Unavailable: "check that the medium is mounted and reachable",
     InvalidKey: "choose another key",
 }
 
@@ -70,6 +70,9 @@ class Calls:
             return self.call("publish", key, attempt, retry=source.replayable)
         except SourceFailed as failure:
             raise failure.error from None
+        except Unavailable as exc:
+            once = "" if source.replayable else ", and was tried once, as its body cannot be rewound"
+            raise Unavailable(f"{exc}; whether it was published is not known{once}: look with stat", key=key) from exc
 
     def translated(self, verb: str, key: str, exc: Exception) -> Exception:
         """Return the store's error for one that a driver raised; any other as it is."""

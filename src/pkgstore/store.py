@@ -45,6 +45,7 @@ class Store:
     def __init__(self, calls: Calls, *, identity: str, prefix: str = "", readonly: bool = False) -> None:
         self._calls = calls
         self._prefix = prefix
+        self._left_out: set[str] = set()
         self.id = identity
         self.readonly = readonly
 
@@ -144,7 +145,8 @@ class Store:
     def list(self, prefix: str = "") -> Iterator[Blob]:
         """Yield the blobs whose keys start with ``prefix`` (empty, or ending with `/`), sorted by key.
 
-        Files that others put on the medium under names outside the key grammar are left out, with a warning in the log.
+        Files that others put on the medium under names outside the key grammar are left out, with a warning each in
+        the log.
         """
         return self._listed(self._prefix + keys.check_prefix(prefix))
 
@@ -268,7 +270,8 @@ class Store:
             last = blob.key
             if keys.is_valid(last):
                 yield self._seen(blob)
-            elif not last.startswith(_CONTROL_PREFIX):
+            elif not last.startswith(_CONTROL_PREFIX) and last not in self._left_out:
+                self._left_out.add(last)
                 _log.warning("%s leaves out %s: the name is no valid key", self.where, keys.shown(last))
 
     def _path(self, key: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pkgstore.drivers import posix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _log = logging.getLogger("pkgstore")
 
@@ -29,7 +29,7 @@ class Staging:
     def __init__(self, folder: str, root_mode: int) -> None:
         self.folder = folder
         self.root_mode = root_mode
-        self._links = True
+        self._give_name: Callable[[str, int, str], None] = _link
         self._reaped_by: int | None = None
 
     @contextlib.contextmanager
@@ -62,14 +62,15 @@ class Staging:
             twin = f"{staged.path}-name"
             folder = os.open(self.folder, posix.DIRECTORY)
             try:
-                for self._links in (True, False):
+                for give_name in (_link, posix.rename_exclusive):
                     try:
-                        self.publish(staged, folder, os.path.basename(twin))
+                        give_name(staged.path, folder, os.path.basename(twin))
                     except OSError as exc:
                         if exc.errno not in posix.NO_HARD_LINKS:
                             raise
                     else:
                         os.unlink(twin)
+                        self._give_name = give_name
                         return True
             finally:
                 os.close(folder)
@@ -77,10 +78,7 @@ class Staging:
 
     def publish(self, staged: Staged, folder: int, name: str) -> None:
         """Give a staged file its name in an open folder. Raises FileExistsError when the name is taken."""
-        if self._links:
-            os.link(staged.path, name, dst_dir_fd=folder, follow_symlinks=False)
-        else:
-            posix.rename_exclusive(staged.path, folder, name)
+        self._give_name(staged.path, folder, name)
 
     def reap(self) -> int:
         """Remove what nobody is writing any more; return how many files that was."""
@@ -126,6 +124,10 @@ class Staging:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder)
                 posix.share(folder, self.root_mode, folder=True)
+
+
+def _link(path: str, folder: int, name: str) -> None:
+    os.link(path, name, dst_dir_fd=folder, follow_symlinks=False)
 
 
 class Staged:
