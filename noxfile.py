@@ -16,9 +16,24 @@ def install(session: nox.Session, *groups: str) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests but `downstream`: conformance, mutants, real clients over real sockets."""
+    """All tests but `labs` and `downstream`: conformance, mutants, real clients over real sockets."""
     install(session, "test")
-    session.run("python", "-m", "pytest", "--numprocesses=2", "--ignore=tests/downstream", *session.posargs)
+    session.run(
+        "python",
+        "-m",
+        "pytest",
+        "--numprocesses=2",
+        "--ignore=tests/downstream",
+        "--ignore=tests/labs",
+        *session.posargs,
+    )
+
+
+@nox.session
+def labs(session: nox.Session) -> None:
+    """Power cuts under a running store, in a machine of its own; PKGSTORE_CUTS says how many."""
+    install(session, "test")
+    session.run("python", "-m", "pytest", "-s", "tests/labs", *session.posargs)
 
 
 @nox.session
