@@ -405,4 +405,4 @@ def test_folders_known_to_be_durable_are_bounded(root: Path, store: pkgstore.Sto
     assert len(driver._pinned) == 64
     before = len(os.listdir("/proc/self/fd"))
     store.close()
-    assert len(os.listdir("/proc/self/fd")) == before - 64
+    assert len(os.listdir("/proc/self/fd")) == before - 65

@@ -97,6 +97,19 @@ def test_what_memory_cannot_do_is_said(store: pkgstore.Store) -> None:
         store.url("a", expires=60)
 
 
+def test_a_closed_store_says_so(tmp_path: Path) -> None:
+    store = pkgstore.open(tmp_path)
+    store.publish("a/b", b"1")
+    scope = store.scope("a/")
+    scope.close()
+    assert scope.read("b") == b"1"
+    store.close()
+    store.close()
+    for verb in (store.read, store.stat, store.delete, scope.read, lambda key: store.publish(key, b"")):
+        with pytest.raises(ValueError, match=f"the store file://{tmp_path} is closed"):
+            verb("b")
+
+
 def test_url_where_the_medium_signs(store: pkgstore.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MemoryDriver, "signed_url", lambda _, key, expires: f"signed:{key}:{expires}", raising=False)
     assert isinstance(store.driver, SignedURL)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
-import uuid
 from typing import TYPE_CHECKING, TypeVar
 
 from pkgstore import keys
+from pkgstore.driver import LocalPath
 from pkgstore.errors import Denied, Full, InvalidKey, NotFound, StoreError, Unavailable
 from pkgstore.hashing import SourceFailed
 
@@ -37,9 +38,13 @@ class Calls:
         self.driver = driver
         self.where = where
         self.timeout = timeout
+        self.closed = False
+        self.local_path = driver.local_path if isinstance(driver, LocalPath) else None
 
     def call(self, verb: str, key: str, function: Callable[[], _T], *, retry: bool = True) -> _T:
         """Return what ``function`` returns; ``verb`` and ``key`` are for messages."""
+        if self.closed:
+            raise ValueError(f"the store {self.where} is closed")
         deadline = time.monotonic() + self.timeout
         pause = _FIRST_PAUSE
         while True:
@@ -57,7 +62,7 @@ class Calls:
     def put(self, path: str, key: str, source: PublishBody, *, exclusive: bool) -> Blob:
         """Put a body at ``path``, which its publisher calls ``key``. What the body itself raises comes through."""
         known = {} if self.driver.streams else source.spool()
-        token = uuid.uuid4().hex
+        token = os.urandom(16).hex()
 
         def attempt() -> Blob:
             with source.attempt() as body:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from os import PathLike
+    from pathlib import Path
 
     from pkgstore.errors import StoreError
 
@@ -145,7 +145,7 @@ class Driver(Protocol):
 class LocalPath(Protocol):
     """A driver whose blobs are files of this host's file system."""
 
-    def local_path(self, key: str) -> PathLike[str]:
+    def local_path(self, key: str) -> Path:
         """Return the path of the blob's own file, which must exist."""
 
 

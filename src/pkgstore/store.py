@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 from pkgstore import keys
 from pkgstore.bodies import PublishBody
-from pkgstore.driver import Blob, LocalPath, RecordsDigests, SignedURL
+from pkgstore.driver import Blob, RecordsDigests, SignedURL
 from pkgstore.errors import Denied, Exists, InvalidKey, NotFound, Unsupported
 from pkgstore.hashing import CHUNK, Hasher, wanted
 from pkgstore.reading import Reader
@@ -182,13 +182,11 @@ class Store:
 
         Raises `NotFound`, and `Unsupported` where the medium has no such files.
         """
-        from pathlib import Path
-
         path = self._path(key)
-        driver = self.driver
-        if not isinstance(driver, LocalPath):
+        locate = self._calls.local_path
+        if locate is None:
             raise Unsupported(f"{self.where} keeps no files on this host: read {keys.shown(key)} with open()", key=key)
-        return Path(self._calls.call("find", key, lambda: driver.local_path(path)))
+        return self._calls.call("find", key, lambda: locate(path))
 
     def url(self, key: str, *, expires: float) -> str:
         """Return a URL that serves the blob for ``expires`` seconds to whoever has it.
@@ -216,7 +214,8 @@ class Store:
 
     def close(self) -> None:
         """Let go of connections and handles. A scope leaves that to the store that it is a view of."""
-        if not self._prefix:
+        if not self._prefix and not self._calls.closed:
+            self._calls.closed = True
             self.driver.close()
 
     def __enter__(self) -> Self:

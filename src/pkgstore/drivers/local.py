@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import stat
+import weakref
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
@@ -74,12 +76,12 @@ class LocalDriver:
     def __init__(self, root: str) -> None:
         self.root = root
         control = os.path.join(root, keys.CONTROL)
-        status = os.stat(root)
-        if not stat.S_ISDIR(status.st_mode):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), root)
+        self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._let_go = weakref.finalize(self, os.close, self._root)
+        status = os.fstat(self._root)
         self._root_id = (status.st_dev, status.st_ino)
         self._root_mode = status.st_mode
-        self._staging = Staging(os.path.join(control, "tmp"), status.st_mode)
+        self._staging = Staging(os.path.join(control, "tmp"), status.st_mode, self._check_root)
         self._records = Records(os.path.join(control, "digests"), self._staging)
         self._pinned: dict[tuple[int, int], int] = {}
 
@@ -93,7 +95,6 @@ class LocalDriver:
     def put(
         self, key: str, body: Body, size: int | None, *, digests: Mapping[str, str], exclusive: bool, token: str
     ) -> Blob:
-        os.close(self._open_root())
         with self._staging.stage() as staged:
             while chunk := body.read():
                 staged.write(chunk)
@@ -118,8 +119,9 @@ class LocalDriver:
         if tag is not None and blob.tag != tag:
             os.close(fd)
             raise FileNotFoundError(errno.ENOENT, "that version is gone", key)
-        stream = os.fdopen(fd, "rb", buffering=0)
-        stream.seek(start)
+        stream = io.FileIO(fd)
+        if start:
+            stream.seek(start)
         return blob, cast("BinaryIO", stream)
 
     def stat(self, key: str) -> Blob:
@@ -169,7 +171,8 @@ class LocalDriver:
             os.close(fd)
 
     def local_path(self, key: str) -> Path:
-        self.stat(key)
+        with self._folder(key) as (folder, name):
+            _check_file(os.stat(name, dir_fd=folder, follow_symlinks=False), self.root, key)
         return Path(self.root, key)
 
     def classify(self, exc: BaseException) -> type[StoreError] | None:
@@ -178,6 +181,8 @@ class LocalDriver:
     def close(self) -> None:
         while self._pinned:
             os.close(self._pinned.popitem()[1])
+        self._root = -1
+        self._let_go()
 
     # -- publishing ---------------------------------------------------------------------------------------------------
 
@@ -248,7 +253,8 @@ class LocalDriver:
     def _folder(self, key: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
         """Open the folder of a key, and yield it with the last segment. With ``create``, it is there durably."""
         *folders, name = key.split("/")
-        fd = self._open_root()
+        self._check_root()
+        fd = self._root
         try:
             for folder in folders:
                 child = self._enter(fd, folder, create)
@@ -257,24 +263,24 @@ class LocalDriver:
                     if create:
                         self._pin(child, parent)
                 finally:
-                    os.close(parent)
+                    if parent != self._root:
+                        os.close(parent)
             yield fd, name
         finally:
-            os.close(fd)
+            if fd != self._root:
+                os.close(fd)
 
-    def _open_root(self) -> int:
+    def _check_root(self) -> None:
+        """Raise `Unavailable` when the root's path leads to another folder than the one that is held open."""
         try:
-            fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            status = os.stat(self.root)
         except (FileNotFoundError, NotADirectoryError):
             raise Unavailable(f"the folder {self.root} is gone: check that its volume is mounted") from None
-        status = os.fstat(fd)
         if (status.st_dev, status.st_ino) != self._root_id:
-            os.close(fd)
             raise Unavailable(
                 f"{self.root} is not the folder that was opened: check that its volume is mounted, and restart if it"
                 " was replaced on purpose"
             )
-        return fd
 
     def _enter(self, parent: int, folder: str, create: bool) -> int:
         try:
@@ -323,10 +329,7 @@ class LocalDriver:
             raise
         try:
             status = os.fstat(fd)
-            if stat.S_ISDIR(status.st_mode):
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
-            if not stat.S_ISREG(status.st_mode):
-                raise Denied(_link_message(self.root, key), key=key)
+            _check_file(status, self.root, key)
             return fd, _blob(key, status, self._records.read(fd, key, status))
         except BaseException:
             os.close(fd)
@@ -362,6 +365,14 @@ class LocalDriver:
 def _blob(key: str, status: os.stat_result, record: Record) -> Blob:
     tag = f"{record.token}-{status.st_size:x}-{status.st_mtime_ns:x}" if record.token else identity(status)
     return Blob(key, status.st_size, status.st_mtime, tag, record.digests)
+
+
+def _check_file(status: os.stat_result, root: str, key: str) -> None:
+    """Raise FileNotFoundError for a folder, and `Denied` for anything else that is no regular file."""
+    if stat.S_ISDIR(status.st_mode):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+    if not stat.S_ISREG(status.st_mode):
+        raise Denied(_link_message(root, key), key=key)
 
 
 def _is_folder(parent: int, name: str) -> bool:

@@ -26,9 +26,10 @@ _AHEAD = 8 << 20
 class Staging:
     """The staging folder of one store."""
 
-    def __init__(self, folder: str, root_mode: int) -> None:
+    def __init__(self, folder: str, root_mode: int, check_root: Callable[[], None]) -> None:
         self.folder = folder
         self.root_mode = root_mode
+        self._check_root = check_root
         self._give_name: Callable[[str, int, str], None] = _link
         self._reaped_by: int | None = None
 
@@ -102,7 +103,7 @@ class Staging:
 
     def _create(self) -> Staged:
         while True:
-            path = os.path.join(self.folder, os.urandom(16).hex())
+            path = f"{self.folder}/{os.urandom(16).hex()}"
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
             except FileNotFoundError:
@@ -119,7 +120,9 @@ class Staging:
             os.close(fd)  # reaped between its creation and the lock
 
     def _make_folder(self) -> None:
-        # A missing root stays an error: it is made when a store is opened, never by a write.
+        # A missing root stays an error: it is made when a store is opened, never by a write. Nor are folders made in an
+        # empty mount point.
+        self._check_root()
         for folder in (os.path.dirname(self.folder), self.folder):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder)
