@@ -1,0 +1,116 @@
+"""pkgstore as a side of a comparison."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from sides import MIB, Side
+
+
+class Ours(Side):
+    """pkgstore on a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        import pkgstore
+
+        super().__init__(folder)
+        self.store = pkgstore.open(folder)
+
+    def publish(self, name: str, body: bytes) -> None:
+        self.store.publish(name, body)
+
+    def read(self, name: str) -> bytes:
+        return self.store.read(name)
+
+    def do_stream(self, size: int, count: int) -> list[float]:
+        name = self._there(size)
+        buffer = bytearray(256 << 10)
+        times = []
+        for _ in range(count):
+            began = time.perf_counter()
+            with self.store.open(name) as reader:
+                while reader.readinto(buffer):
+                    pass
+            times.append(time.perf_counter() - began)
+        return times
+
+    def do_path(self, size: int, count: int) -> list[float]:
+        name = self._there(size)
+        times = []
+        for _ in range(count):
+            began = time.perf_counter()
+            with open(self.store.local_path(name), "rb", buffering=0) as file:
+                file.read()
+            times.append(time.perf_counter() - began)
+        return times
+
+    # -- growth -------------------------------------------------------------------------------------------------------
+
+    def do_fill(self, first: int, last: int, step: int, files: int) -> list[float]:
+        """Publish the files of the projects ``first``, ``first + step``, …, below ``last``; ``files`` each."""
+        began = time.perf_counter()
+        for project in range(first, last, step):
+            for version in range(files):
+                name = f"project-{project:06}/project_{project:06}-{version}.0-py3-none-any.whl"
+                self.store.publish(name, b"%d %d" % (project, version))
+        return [time.perf_counter() - began]
+
+    def do_stat(self, projects: int, files: int, count: int) -> list[float]:
+        times = []
+        for number in range(count):
+            project = number * 7919 % projects
+            name = f"project-{project:06}/project_{project:06}-{number % files}.0-py3-none-any.whl"
+            began = time.perf_counter()
+            self.store.stat(name)
+            times.append(time.perf_counter() - began)
+        return times
+
+    def do_list(self, prefix: str, count: int) -> list[float]:
+        times = []
+        for _ in range(count):
+            began = time.perf_counter()
+            for _blob in self.store.list(prefix):
+                pass
+            times.append(time.perf_counter() - began)
+        return times
+
+    # -- memory -------------------------------------------------------------------------------------------------------
+
+    def do_peak_of_publish(self, size: int) -> list[float]:
+        """Return the bytes of memory above idle that publishing a stream of ``size`` bytes took, at its peak."""
+        self.publish("idle", b"")
+        before = _reset_peak()
+        self.store.publish("huge", Zeros(size))  # type: ignore[arg-type]
+        return [float(_peak() - before)]
+
+    def do_peak_of_read(self) -> list[float]:
+        """Likewise, reading it in pieces of 1 MiB."""
+        self.read("idle")
+        before = _reset_peak()
+        with self.store.open("huge") as reader:
+            while reader.read(MIB):
+                pass
+        return [float(_peak() - before)]
+
+
+class Zeros:
+    """A stream that cannot tell its size, nor be rewound."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def read(self, size: int, /) -> bytes:
+        size = min(size, self._left)
+        self._left -= size
+        return bytes(size)
+
+
+def _reset_peak() -> int:
+    Path("/proc/self/clear_refs").write_text("5")
+    return _peak()
+
+
+def _peak() -> int:
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) << 10

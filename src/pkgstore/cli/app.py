@@ -1,0 +1,297 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, BinaryIO, cast
+from urllib.parse import quote, urlencode
+
+import click
+
+import pkgstore
+from pkgstore import config, keys
+from pkgstore.cli import files
+from pkgstore.cli.base import Group, blob_fields, json_option, on_a_store, opened, put_json, put_line, size_text, when
+from pkgstore.cli.failures import EXIT_CODES, INTERRUPTED, local, report_usage
+from pkgstore.cli.progress import Meter, may_show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pkgstore import Blob, Store
+
+_CHUNK = 1 << 20
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run one command, and return its exit code."""
+    try:
+        return cli.main(argv, "pkgstore", standalone_mode=False) or 0
+    except click.ClickException as exc:
+        return report_usage(exc)
+    except click.Abort:
+        return INTERRUPTED
+
+
+@click.group(
+    cls=Group,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EXIT_CODES,
+)
+@click.version_option(pkgstore.__version__, message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Storage for package indexes: blobs that are published once, whole, and verified when they are read.
+
+    URL is a folder such as /srv/packages, or file:///srv/packages. To see it all at work: pkgstore demo.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
+
+
+@cli.command()
+@on_a_store
+@json_option('{"url", "id", "created"}')
+def init(url: str, options: dict[str, str], as_json: bool) -> None:
+    """Make a store at URL, or say that there is one.
+
+    Files that lie in the folder already stay as they are, and become its blobs.
+    """
+    try:
+        store = opened(url, options, create=False, readonly=False)
+        created = False
+    except pkgstore.NotFound:
+        store = opened(url, options, create=True, readonly=False)
+        created = True
+    with store:
+        if as_json:
+            put_json(url=store.where, id=store.id, created=created)
+        else:
+            put_line(f"{'Made a store' if created else 'There is a store already'} at {store.where}, id {store.id}.")
+
+
+@cli.command()
+@on_a_store
+@click.argument("key")
+@click.argument("file", default="")
+@click.option("--sha256", metavar="HEX", help="Refuse a body that has another digest.")
+@click.option("--md5", metavar="HEX", help="Refuse a body that has another digest; and record this one too.")
+@click.option("--size", metavar="BYTES", type=click.IntRange(min=0), help="Refuse a body of another length.")
+@click.option("--replace", is_flag=True, help="Let this version take the place of an old one.")
+@json_option("the blob")
+def put(
+    url: str,
+    options: dict[str, str],
+    key: str,
+    file: str,
+    sha256: str | None,
+    md5: str | None,
+    size: int | None,
+    replace: bool,
+    as_json: bool,
+) -> None:
+    """Publish FILE (or standard input: -) as KEY.
+
+    Of all who publish a key one wins; every other exits with 4, whatever its bytes.
+    """
+    file = files.named(file, sys.stdin)
+    expected = {name: value for name, value in (("sha256", sha256), ("md5", md5)) if value is not None}
+    with (
+        opened(url, options, create=False) as store,
+        files.source(file) as source,
+        Meter(f"put {key}", "bytes", total=files.length(source), shown=may_show(as_json=as_json)) as meter,
+    ):
+        body = cast("BinaryIO", files.MeteredSource(source, meter))
+        blob = store.publish(key, body, digests=expected, size=size, replace=replace)
+    if as_json:
+        put_json(**blob_fields(blob))
+    else:
+        put_line(f"Published {blob.key}: {size_text(blob.size)}, sha256 {blob.digests['sha256']}.")
+
+
+@cli.command()
+@on_a_store
+@click.argument("key")
+@click.argument("file", default="")
+@click.option("-f", "--force", is_flag=True, help="Replace FILE, if it is there.")
+@json_option("the blob")
+def get(url: str, options: dict[str, str], key: str, file: str, force: bool, as_json: bool) -> None:
+    """Write the blob KEY to FILE (or to standard output: -), verified.
+
+    FILE has its name only once every byte is verified and on disk. On standard output, the last bytes of a corrupt
+    blob are withheld, and the exit code is 8. If FILE is a folder, the blob's own name is used in it.
+    """
+    file = files.named(file, sys.stdout)
+    to_stdout = file == files.STANDARD
+    if to_stdout and as_json:
+        raise click.UsageError("--json goes to standard output, and so would the blob: give a FILE")
+    if os.path.isdir(file):
+        file = os.path.join(file, key.rpartition("/")[2])
+    with opened(url, options, create=False, readonly=True) as store, store.open(key) as reader:
+        blob = reader.blob
+        shown = may_show(as_json=as_json, writes_out=to_stdout)
+        with (
+            files.target(file, force=force) as target,
+            Meter(f"get {key}", unit="bytes", total=blob.size, shown=shown) as meter,
+        ):
+            while chunk := reader.read(_CHUNK):
+                files.write_all(target, chunk)
+                meter.advance(len(chunk))
+    if as_json:
+        put_json(**blob_fields(blob))
+    elif not to_stdout:
+        sha256 = blob.digests.get("sha256")
+        verified = f"verified: sha256 {sha256}" if sha256 else "not verified: the store has no digest of it"
+        put_line(f"Wrote {file}: {size_text(blob.size)}, {verified}.")
+
+
+@cli.command()
+@on_a_store
+@click.argument("prefix", default="")
+@click.option("-l", "--long", "long_form", is_flag=True, help="Show size, time and sha256 as well.")
+@json_option("one blob per line")
+def ls(url: str, options: dict[str, str], prefix: str, long_form: bool, as_json: bool) -> None:
+    """List the blobs below PREFIX, or all, sorted by key.
+
+    PREFIX is a folder of keys, such as six/; without the slash it may also name one blob.
+    """
+    with (
+        opened(url, options, create=False, readonly=True) as store,
+        Meter("ls", "blobs", shown=may_show(as_json=as_json, writes_out=True)) as meter,
+    ):
+        for blob in _below(store, prefix):
+            meter.advance(1)
+            if as_json:
+                put_json(**blob_fields(blob))
+            elif long_form:
+                sha256 = blob.digests.get("sha256", "-")
+                put_line(f"{blob.size:>12}  {when(blob.mtime)}  {sha256:<64}  {blob.key}")
+            else:
+                put_line(blob.key)
+
+
+def _below(store: Store, prefix: str) -> Iterator[Blob]:
+    if not prefix or prefix.endswith("/"):
+        yield from store.list(prefix)
+        return
+    empty = True
+    for blob in store.list(f"{prefix}/"):
+        empty = False
+        yield blob
+    if empty:
+        yield store.stat(prefix)
+
+
+@cli.command()
+@on_a_store
+@click.argument("key")
+@json_option("the blob")
+def stat(url: str, options: dict[str, str], key: str, as_json: bool) -> None:
+    """Show what the store knows of the blob KEY."""
+    with opened(url, options, create=False, readonly=True) as store:
+        blob = store.stat(key)
+    if as_json:
+        put_json(**blob_fields(blob))
+        return
+    put_line(f"key     {blob.key}")
+    put_line(f"size    {size_text(blob.size)}")
+    put_line(f"mtime   {when(blob.mtime)}")
+    put_line(f"tag     {blob.tag}")
+    for name, value in blob.digests.items():
+        put_line(f"{name:<7} {value}")
+    if not blob.digests:
+        put_line("sha256  not recorded: the file was put there by other means")
+
+
+@cli.command()
+@on_a_store
+@click.argument("key", nargs=-1, required=True)
+@click.option("-f", "--force", is_flag=True, help="Do not mind keys that are not there.")
+@json_option('{"key", "deleted"} for each key')
+def rm(url: str, options: dict[str, str], key: tuple[str, ...], force: bool, as_json: bool) -> None:
+    """Delete blobs.
+
+    A key that is not there does not keep the others from being deleted; the exit code is then 3.
+    """
+    for each in key:
+        keys.check(each)
+    missing: pkgstore.NotFound | None = None
+    with opened(url, options, create=False) as store:
+        for each in key:
+            try:
+                store.stat(each)
+            except pkgstore.NotFound as exc:
+                missing = missing or exc
+                deleted = False
+            else:
+                store.delete(each)
+                deleted = True
+            if as_json:
+                put_json(key=each, deleted=deleted)
+            elif deleted:
+                put_line(f"Deleted {each}.")
+    if missing and not force:
+        raise missing
+
+
+@cli.command()
+@on_a_store
+@json_option('{"blobs", "bytes"}')
+def usage(url: str, options: dict[str, str], as_json: bool) -> None:
+    """Count the blobs and their bytes."""
+    shown = may_show(as_json=as_json)
+    with opened(url, options, create=False, readonly=True) as store, Meter("usage", shown=shown):
+        found = store.usage()
+    if as_json:
+        put_json(blobs=found.blobs, bytes=found.bytes)
+    else:
+        put_line(f"{found.blobs:,} {'blob' if found.blobs == 1 else 'blobs'}, {size_text(found.bytes)}")
+
+
+@cli.command(
+    context_settings={"allow_interspersed_args": False},
+    options_metavar="[-o NAME=VALUE]...",
+    short_help="Serve the store as a package index, with pypiserver.",
+)
+@on_a_store
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[PYPI-SERVER OPTIONS]...")
+def serve(url: str, options: dict[str, str], arguments: tuple[str, ...]) -> None:
+    """Serve the store at URL as a package index, with pypiserver (extra: pkgstore[pypiserver]).
+
+    Everything after URL goes to pypi-server as it is; `pkgstore serve URL --help` shows what it takes. For example:
+
+    \b
+      pkgstore serve /srv/packages -p 8080 -P htpasswd -a update
+      pkgstore serve /srv/packages -p 8080 -P . -a . --overwrite
+    """
+    try:
+        from pkgstore.integrations import pypiserver
+    except ModuleNotFoundError as exc:
+        if exc.name != "pypiserver":
+            raise
+        raise pkgstore.Misconfigured("serving needs pypiserver: pip install 'pkgstore[pypiserver]'") from exc
+    with local("serve", url):
+        pypiserver.serve(with_options(url, options), arguments)
+
+
+def with_options(url: str, options: dict[str, str]) -> str:
+    """Return a store's URL with options in its query."""
+    if not options:
+        return url
+    parts, query = config.split_url(url)
+    return f"{parts.scheme}://{parts.netloc}{quote(parts.path)}?{urlencode({**query, **options})}"
+
+
+@cli.command(short_help="Show a package index at work: real uploads, real installs.")
+@click.option("--keep", is_flag=True, help="Leave the demo's folder, to look at.")
+def demo(keep: bool) -> None:
+    """Show a package index at work: upload with twine, install with pip, hash-checked (extra: pkgstore[demo]).
+
+    Everything happens in a temporary folder, on this machine, in less than a minute.
+    """
+    from pkgstore.cli.demo import play
+
+    play(keep=keep)

@@ -1,0 +1,1 @@
+"""The tests of `pkgstore.testing.conformance.DriverConformance`, by subject."""
