@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import signal
@@ -113,11 +114,25 @@ def test_files_put_there_by_hand_are_adopted(root: Path, store: pkgstore.Store) 
     assert adopted.tag == blob.tag
 
 
-def test_what_was_adopted_is_not_read_again(root: Path, store: pkgstore.Store) -> None:
-    (root / "a").write_bytes(b"1")
-    first = store.adopt("a")
-    (root / "a").write_bytes(b"2")
-    assert store.adopt("a").digests == first.digests
+def test_a_file_adopted_while_it_is_written_is_adopted_again(root: Path, store: pkgstore.Store) -> None:
+    with (root / "a").open("wb", buffering=0) as file:
+        file.write(b"half")
+        assert store.adopt("a").digests["sha256"] == hashlib.sha256(b"half").hexdigest()
+        file.write(b" and half")
+    assert dict(store.stat("a").digests) == {}
+    assert store.read("a") == b"half and half"
+    assert store.adopt("a").digests["sha256"] == hashlib.sha256(b"half and half").hexdigest()
+    assert store.stat("a").digests == store.adopt("a").digests
+
+
+def test_a_file_changed_while_it_is_adopted_is_not_given_its_old_digest(root: Path, store: pkgstore.Store) -> None:
+    (root / "a").write_bytes(b"old")
+    blob = store.stat("a")
+    (root / "a").write_bytes(b"new one")
+    driver = store.driver
+    assert isinstance(driver, LocalDriver)
+    assert not driver.record_digests(blob, {"sha256": "0" * 64})
+    assert store.read("a") == b"new one"
 
 
 def test_a_file_changed_behind_our_back_is_corrupt(root: Path, store: pkgstore.Store) -> None:

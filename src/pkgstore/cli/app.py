@@ -264,8 +264,8 @@ def serve(url: str, options: dict[str, str], arguments: tuple[str, ...]) -> None
     Everything after URL goes to pypi-server as it is; `pkgstore serve URL --help` shows what it takes. For example:
 
     \b
-      pkgstore serve /srv/packages -p 8080 -P htpasswd -a update
-      pkgstore serve /srv/packages -p 8080 -P . -a . --overwrite
+      pkgstore serve /srv/packages -p 8080 -P . -a .              everybody may upload
+      pkgstore serve /srv/packages -p 8080 -P htpasswd -a update  password file; needs passlib
     """
     try:
         from pkgstore.integrations import pypiserver

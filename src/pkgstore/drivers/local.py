@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from pkgstore import keys
 from pkgstore.driver import Blob, Body
-from pkgstore.drivers import posix
+from pkgstore.drivers import posix, records
 from pkgstore.drivers.records import Record, Records, identity
 from pkgstore.drivers.staging import Staged, Staging
 from pkgstore.errors import Denied, Full, Misconfigured, NotFound, StoreError, Unavailable
@@ -99,11 +99,12 @@ class LocalDriver:
             while chunk := body.read():
                 staged.write(chunk)
             record = Record(dict(body.finish()), token)
-            carried = self._records.attach(staged.fd, *record)
+            packed = records.of_publish(record.digests, token)
+            carried = self._records.attach(staged.fd, packed)
             staged.sync()
             status = os.fstat(staged.fd)
             if not carried:
-                self._records.put_beside(key, status, *record)
+                self._records.put_beside(key, status, packed)
             try:
                 return self._name(staged, key, _blob(key, status, record), exclusive, token)
             except FileExistsError:
@@ -156,12 +157,15 @@ class LocalDriver:
 
     def record_digests(self, blob: Blob, digests: Mapping[str, str]) -> bool:
         with self._folder(blob.key) as (folder, name):
-            fd, found = self._open_blob(folder, name, blob.key)
+            fd, _ = self._open_blob(folder, name, blob.key)
         try:
-            if found.tag != blob.tag:
+            status = os.fstat(fd)
+            if identity(status) != blob.tag:
                 return False
-            if not self._records.attach(fd, digests, None):
-                self._records.put_beside(blob.key, os.fstat(fd), digests, None)
+            # Bound to what the digests were computed for, if somebody writes to the file at this moment.
+            packed = records.of_adopted(digests, status)
+            if not self._records.attach(fd, packed):
+                self._records.put_beside(blob.key, status, packed)
             return True
         except OSError as exc:
             if posix.classify(exc) in (Denied, Full):

@@ -5,8 +5,10 @@ inode goes. On a medium without extended attributes, or where this user may not 
 `.pkgstore/digests`, under the key and the identity of that very file (inode, time and size): written before the file
 has its name and removed before it loses it, so that whatever a crash leaves is at worst a blob without digests.
 
-The format is a version byte, the token (16 bytes; zeros on a file that was adopted), and for each digest a byte that
-names the algorithm and the digest itself. With one digest that is 50 bytes, which ext4 keeps within the inode.
+The format is a byte that says of what kind it is; 16 bytes that bind it; and for each digest a byte that names the
+algorithm and the digest itself. With one digest that is 50 bytes, which ext4 keeps within the inode. A record of a
+publish is bound by its token, whatever happens to the file: if it is changed in place, it is corrupt. That of a file
+which was put there by hand, and may still be growing, is bound by the time and the size for which it was computed.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
     from pkgstore.drivers.staging import Staging
 
 _ATTRIBUTE = "user.pkgstore"
-_VERSION = 1
-_NO_TOKEN = bytes(16)
+_PUBLISHED = 1
+_ADOPTED = 2
+_BOUND = 17
 _ALGORITHMS = {1: ("sha256", 32), 2: ("md5", 16), 3: ("blake2b", 64)}
 _NUMBERS = {name: number for number, (name, _) in _ALGORITHMS.items()}
 _LONGEST = 4096
@@ -55,10 +58,10 @@ class Records:
         self._folder = folder
         self._staging = staging
 
-    def attach(self, fd: int, digests: Mapping[str, str], token: str | None) -> bool:
-        """Set the record on an open file. False when the medium, or the file's owner, does not let us."""
+    def attach(self, fd: int, packed: bytes) -> bool:
+        """Set a record on an open file. False when the medium, or the file's owner, does not let us."""
         try:
-            os.setxattr(fd, _ATTRIBUTE, _packed(digests, token))
+            os.setxattr(fd, _ATTRIBUTE, packed)
         except OSError as exc:
             # A medium without room for attributes, as one of this inode's own, may have room for a file.
             if exc.errno in posix.NO_ATTRIBUTES or posix.is_full(exc):
@@ -66,13 +69,13 @@ class Records:
             raise
         return True
 
-    def put_beside(self, key: str, status: os.stat_result, digests: Mapping[str, str], token: str | None) -> None:
+    def put_beside(self, key: str, status: os.stat_result, packed: bytes) -> None:
         """Keep the record of a file that cannot carry it, durably. ``status`` is as the file will have its name."""
         path = self._path(key, status)
         folder = os.path.dirname(path)
         posix.make_folders(folder, self._staging.root_mode)
         with self._staging.stage() as staged:
-            staged.write(_packed(digests, token))
+            staged.write(packed)
             staged.sync()
             os.rename(staged.path, path)
         posix.sync_folder(folder)
@@ -80,13 +83,13 @@ class Records:
     def read(self, fd: int, key: str, status: os.stat_result) -> Record:
         """Return the record of an open file; an empty one where there is none."""
         try:
-            return _unpacked(os.getxattr(fd, _ATTRIBUTE))
+            return _unpacked(os.getxattr(fd, _ATTRIBUTE), status)
         except OSError as exc:
             if exc.errno not in _NONE_SET:
                 raise
         try:
             with open(self._path(key, status), "rb") as file:
-                return _unpacked(file.read(_LONGEST))
+                return _unpacked(file.read(_LONGEST), status)
         except FileNotFoundError:
             return _UNKNOWN
 
@@ -100,18 +103,30 @@ class Records:
         return os.path.join(self._folder, name[:2], f"{name[2:34]}.{identity(status)}")
 
 
-def _packed(digests: Mapping[str, str], token: str | None) -> bytes:
-    parts = [bytes([_VERSION]), bytes.fromhex(token) if token else _NO_TOKEN]
-    for name, value in digests.items():
-        parts += [bytes([_NUMBERS[name]]), bytes.fromhex(value)]
-    return b"".join(parts)
+def of_publish(digests: Mapping[str, str], token: str) -> bytes:
+    """Return the record of a file that a publish writes."""
+    return bytes([_PUBLISHED]) + bytes.fromhex(token) + _packed(digests)
 
 
-def _unpacked(data: bytes) -> Record:
-    """Return what a record says; one that is torn, or of another version, says nothing."""
-    if len(data) < 17 or data[0] != _VERSION:
+def of_adopted(digests: Mapping[str, str], status: os.stat_result) -> bytes:
+    """Return the record of a file that was there, and had these digests when its status was this."""
+    return bytes([_ADOPTED]) + _binding(status) + _packed(digests)
+
+
+def _binding(status: os.stat_result) -> bytes:
+    return status.st_mtime_ns.to_bytes(8, "big", signed=True) + status.st_size.to_bytes(8, "big")
+
+
+def _packed(digests: Mapping[str, str]) -> bytes:
+    return b"".join(bytes([_NUMBERS[name]]) + bytes.fromhex(value) for name, value in digests.items())
+
+
+def _unpacked(data: bytes, status: os.stat_result) -> Record:
+    """Return what a record says of a file; one that is torn, of another kind, or of other content says nothing."""
+    kind, bound, at = data[:1], data[1:_BOUND], _BOUND
+    token = bound.hex() if kind == bytes([_PUBLISHED]) and len(bound) == _BOUND - 1 else None
+    if token is None and (kind != bytes([_ADOPTED]) or bound != _binding(status)):
         return _UNKNOWN
-    token, at = data[1:17], 17
     digests = {}
     while at < len(data):
         name, length = _ALGORITHMS.get(data[at], ("", 0))
@@ -120,4 +135,4 @@ def _unpacked(data: bytes) -> Record:
             return _UNKNOWN
         digests[name] = value.hex()
         at += 1 + length
-    return Record(digests, token.hex() if token != _NO_TOKEN else None)
+    return Record(digests, token)
