@@ -124,7 +124,8 @@ class Staging:
         # empty mount point.
         self._check_root()
         for folder in (os.path.dirname(self.folder), self.folder):
-            with contextlib.suppress(FileExistsError):
+            # A root that goes at this very moment is found to be gone when the file is tried again.
+            with contextlib.suppress(FileExistsError, FileNotFoundError):
                 os.mkdir(folder)
                 posix.share(folder, self.root_mode, folder=True)
 
