@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
-from measure import Row, Sample, workers
+from measure import Row, Sample, take_turns, workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _FILLERS = 4
 _FLAT = 1.5
+_LISTINGS = 3
 
 
 @dataclass
@@ -30,30 +31,41 @@ class Curves:
 
 
 def growth(settings: Settings, curves: Curves) -> Iterator[Row]:
-    """Fill a store step by step, and measure at every step. It stays for what is measured on a large store."""
-    samples: dict[str, dict[int, Sample]] = {}
+    """Fill a store step by step, and measure at every step. It stays for what is measured on a large store.
+
+    Where the medium itself may slow down, the smallest program is measured beside us at every step, and our growth is
+    held against its own.
+    """
+    ours: dict[str, dict[int, Sample]] = {}
+    floors: dict[str, dict[int, Sample]] = {}
     done = 0
-    with workers(large_store(settings).parent, {"pkgstore": settings.python}, count=_FILLERS) as sides:
-        group = sides["pkgstore"]
+    sides = {"pkgstore": settings.python, "floor": settings.python}
+    with workers(large_store(settings).parent, sides, count=_FILLERS) as started:
         for blobs in settings.growth:
             projects = blobs // settings.files_per_project
-            fill(group, done, projects, settings.files_per_project)
+            fill(started["pkgstore"], done, projects, settings.files_per_project)
             done = projects
-            for verb, sample in _measured(group[0], settings, projects).items():
-                samples.setdefault(verb, {})[blobs] = sample
-                curves.add(verb, blobs, sample.median)
+            for verb, samples in _measured(started["pkgstore"][0], started["floor"][0], settings, projects).items():
+                ours.setdefault(verb, {})[blobs] = samples["pkgstore"]
+                curves.add(verb, blobs, samples["pkgstore"].median)
+                if "floor" in samples:
+                    floors.setdefault(verb, {})[blobs] = samples["floor"]
     smallest, largest = settings.growth[0], settings.growth[-1]
-    span = f"{smallest:,} → {largest:,} blobs"
-    for verb, by_count in samples.items():
-        per_blob = verb == "list all, per blob"
+    for verb, by_count in ours.items():
+        times = by_count[largest].median / by_count[smallest].median
+        note = ""
+        if verb in floors:
+            its = floors[verb][largest].median / floors[verb][smallest].median
+            note = f"ours takes {times:.2f} times as long, the smallest program {its:.2f} times: the ratio of these"
+            times /= its
         yield Row(
-            f"{verb}: {span}",
+            f"{verb}: {smallest:,} → {largest:,} blobs",
             by_count[largest],
             f"the same at {smallest:,}",
             by_count[smallest],
             at_most=_FLAT,
-            figure=by_count[largest].median / by_count[smallest].median,
-            note="grows linearly when this is flat" if per_blob else "flat when 1",
+            figure=times,
+            note=note,
         )
 
 
@@ -70,19 +82,29 @@ def fill(group: list[Worker], first: int, last: int, files: int) -> None:
         worker.answer()
 
 
-def _measured(worker: Worker, settings: Settings, projects: int) -> dict[str, Sample]:
+def _measured(ours: Worker, floor: Worker, settings: Settings, projects: int) -> dict[str, dict[str, Sample]]:
     files = settings.files_per_project
-    worker("publish", size=1000, count=20, drop=True)
-    publish = worker("publish", size=1000, count=300, drop=True)
-    stat = worker("stat", projects=projects, files=files, count=2000)
-    project = worker("list", prefix=f"project-{projects // 2:06}/", count=50)
-    began = time.perf_counter()
-    everything: list[float] = []
-    while not everything or (len(everything) < 5 and time.perf_counter() - began < 5):
-        everything += [seconds / (projects * files) for seconds in worker("list", prefix="", count=1)]
+    sides = {"pkgstore": ours, "floor": floor}
+    publish = take_turns(
+        {name: partial(side, "publish", size=1000, count=20, drop=True) for name, side in sides.items()},
+        settings.rounds,
+    )
+    store = str(ours.folder)
+    everything = take_turns(
+        {
+            "pkgstore": partial(ours, "list", prefix="", count=1),
+            "floor": partial(floor, "list", folder=store),
+        },
+        _LISTINGS,
+    )
+    per_blob = {
+        name: Sample([each / projects / files for each in sample.values]) for name, sample in everything.items()
+    }
+    stat = ours("stat", projects=projects, files=files, count=2000)
+    project = ours("list", prefix=f"project-{projects // 2:06}/", count=50)
     return {
-        "publish": Sample(publish),
-        "stat": Sample(stat),
-        f"list a project of {files}": Sample(project),
-        "list all, per blob": Sample(everything),
+        "publish": publish,
+        "stat": {"pkgstore": Sample(stat)},
+        f"list a project of {files}": {"pkgstore": Sample(project)},
+        "list all, per blob": per_blob,
     }

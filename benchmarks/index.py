@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _TURNS = 6
 _LARGE = 100_000
 _WHEEL = "wheel/wheel-1.0-py3-none-any.whl"
-_CACHED = "cached-dir, whose cache holds"
+_CACHED = "cached-dir, cache kept"
 _BACKENDS = {"simple-dir": "simple-dir", "cached-dir": "cached-dir", _CACHED: "cached-dir"}
 _EMPTIED = "as the registry has it: its watcher takes reads for changes, and empties the cache"
 _HOLDS = f"with {OLD_WATCHDOG}"

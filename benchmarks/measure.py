@@ -89,6 +89,7 @@ class Worker:
             [python, str(_WORKER), side, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.side = side
+        self.folder = folder
         self._line()
 
     def ask(self, do: str, **arguments: Any) -> None:
@@ -161,7 +162,7 @@ def timed(call: Callable[[], object]) -> float:
 
 def duration(seconds: float) -> str:
     """Return a time with three digits and a fitting unit."""
-    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
-        if seconds * factor >= 1 or unit == "µs":
-            return f"{seconds * factor:.3g} {unit}" if seconds * factor < 1000 else f"{seconds * factor:.0f} {unit}"
-    raise AssertionError("unreachable")
+    units = ((1.0, "s"), (1e3, "ms"))
+    factor, unit = next((each for each in units if seconds * each[0] >= 0.9995), (1e6, "µs"))
+    value = seconds * factor
+    return f"{value:.0f} {unit}" if value >= 99.95 else f"{value:.3g} {unit}"

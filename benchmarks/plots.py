@@ -17,25 +17,25 @@ _STYLE = "font-family: system-ui, sans-serif; font-size: 13px"
 
 def bars(path: Path, title: str, unit: str, values: Sequence[tuple[str, float, str]]) -> None:
     """Draw a horizontal bar for each (name, value, remark); longer is better."""
-    left, full, height = 230, 420, 30
+    left, full, height = 270, 480, 44
     largest = max(value for _, value, _ in values)
     parts = [_text(10, 22, title, weight="bold")]
     for number, (name, value, remark) in enumerate(values):
         y = 40 + number * height
         colour = _OURS if name == "pkgstore" else _OTHERS
+        width = max(1.0, full * value / largest)
         parts += [
             _text(left - 8, y + 15, name, anchor="end"),
-            f'<rect x="{left}" y="{y}" width="{max(1.0, full * value / largest):.1f}" height="20" fill="{colour}"/>',
-            _text(left + full * value / largest + 8, y + 15, f"{value:,.4g} {unit}"),
+            f'<rect x="{left}" y="{y}" width="{width:.1f}" height="20" fill="{colour}"/>',
+            _text(left + width + 8, y + 15, f"{value:,.3g} {unit}" if value < 1000 else f"{value:,.0f} {unit}"),
+            _text(left, y + 35, remark, colour="#57606a"),
         ]
-        if remark:
-            parts.append(_text(left + full + 120, y + 15, remark, colour="#57606a"))
-    _write(path, 1120, 52 + height * len(values), parts)
+    _write(path, left + full + 160, 52 + height * len(values), parts)
 
 
 def curves(path: Path, title: str, across: str, up: str, lines: Mapping[str, Mapping[int, float]]) -> None:
     """Draw lines through points, on two logarithmic axes."""
-    left, top, width, height = 80, 40, 560, 320
+    left, top, width, height = 80, 60, 560, 320
     across_all = [x for points in lines.values() for x in points]
     up_all = [y for points in lines.values() for y in points.values()]
     low_x, high_x = math.log10(min(across_all)), math.log10(max(across_all))
@@ -55,13 +55,16 @@ def curves(path: Path, title: str, across: str, up: str, lines: Mapping[str, Map
     for x in sorted(set(across_all)):
         place, _ = at(x, 10.0**low_y)
         parts.append(_text(place, top + height + 18, f"{x:,}", anchor="middle"))
-    for number, (name, points) in enumerate(lines.items()):
+    free = top + height + 20.0
+    # From the lowest line up, so that each name can be moved above the one below it.
+    for number, (name, points) in enumerate(sorted(lines.items(), key=lambda line: line[1][max(line[1])])):
         colour = _COLOURS[number % len(_COLOURS)]
         places = [at(x, y) for x, y in sorted(points.items())]
         joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<polyline points="{joined}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in places]
-        parts.append(_text(places[-1][0] + 10, places[-1][1] + 4, name, colour=colour))
+        free = min(places[-1][1] + 4, free - 16)
+        parts.append(_text(places[-1][0] + 10, free, name, colour=colour))
     parts.append(_text(left + width / 2, top + height + 38, across, anchor="middle"))
     parts.append(_text(left, top - 6, up, colour="#57606a"))
     _write(path, left + width + 220, top + height + 52, parts)

@@ -18,7 +18,9 @@ PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "write-a-driver.md"
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The files of the page, as a package that is installed: a folder on the path, with metadata."""
-    for text in re.findall(r"^```(?:python|toml)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+    for text in re.findall(
+        r"^```(?:python|toml)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    ):
         name = re.match(r"# (\S+)\n", text)
         assert name, "every file on the page names itself in its first line"
         (tmp_path / name.group(1)).write_text(text, encoding="utf-8")
@@ -35,7 +37,7 @@ def project(tmp_path: Path) -> Path:
 
 def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    environment["PYTHONPATH"] = str(project)
+    environment["PYTHONPATH"] = os.pathsep.join([str(project), *sys.path])
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=project,

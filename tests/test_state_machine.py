@@ -72,6 +72,9 @@ class TagsBySize(MemoryDriver):
         super().put(key, *args, **options)
         return self.stat(key)
 
+    def delete(self, key: str, *, tag: str | None = None) -> None:
+        super().delete(key)
+
 
 def run(driver: type[MemoryDriver], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pkgstore.drivers.memory.MemoryDriver", driver)

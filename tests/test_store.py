@@ -1,16 +1,20 @@
 """What the store itself promises, whatever the driver: see the conformance kit for the rest."""
 
+import errno
 import io
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pkgstore
-from pkgstore.driver import SignedURL
+from pkgstore.driver import Blob, Body, SignedURL
 from pkgstore.drivers.memory import MemoryDriver
+from pkgstore.testing.faults import with_driver
+from pkgstore.testing.sources import Stream
 
 
 @pytest.fixture
@@ -193,6 +197,29 @@ def test_a_driver_that_forgets_to_finish_is_told(store: pkgstore.Store, monkeypa
     monkeypatch.setattr(MemoryDriver, "put", lambda *_, **__: finished)
     with pytest.raises(AssertionError, match="the memory driver did not finish the body of 'a'"):
         store.publish("a", b"x")
+
+
+class _Refusing(MemoryDriver):
+    """Refuses a key that is taken before it reads the body, as a server may."""
+
+    def put(self, key: str, body: Body, size: int | None, *, exclusive: bool, **others: Any) -> Blob:
+        if exclusive and any(blob.key == key for blob in self.scan("")):
+            raise FileExistsError(errno.EEXIST, "taken", key)
+        return super().put(key, body, size, exclusive=exclusive, **others)
+
+
+@pytest.mark.parametrize("make", [bytes, io.BytesIO, lambda data: Stream(data)], ids=["bytes", "file", "stream"])
+def test_a_driver_may_refuse_before_it_reads(make: Callable[[bytes], Any]) -> None:
+    with pkgstore.open("memory://") as store:
+        assert isinstance(store.driver, MemoryDriver)
+        refusing = with_driver(store, _Refusing(store.driver._space))
+        refusing.publish("a", b"1")
+        for body, identical in ((b"1", True), (b"2", False), (b"12", False)):
+            with pytest.raises(pkgstore.Exists) as caught:
+                refusing.publish("a", make(body))
+            assert caught.value.identical is identical
+        with pytest.raises(pkgstore.Corrupt):
+            refusing.publish("a", make(b"1"), digests={"sha256": "0" * 64})
 
 
 def test_names_outside_the_grammar_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

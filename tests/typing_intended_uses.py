@@ -25,6 +25,7 @@ with pkgstore.open("file:///srv/packages", readonly=True, timeout=5) as store:
         store.publish("g", file)
     with store.open("a") as reader:
         assert_type(reader, Reader)
+        store.publish("h", reader)
         assert_type(reader.read(), bytes)
         assert_type(reader.blob, Blob)
     assert_type(store.read("a"), bytes)

@@ -6,7 +6,7 @@ import io
 import os
 import stat
 import tempfile
-from typing import TYPE_CHECKING, BinaryIO, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, BinaryIO, Protocol, Self, TypeAlias, cast
 
 from pkgstore.errors import Misconfigured
 from pkgstore.hashing import CHUNK, HashedBody
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
     from pkgstore.hashing import Source
 
-    BodyLike: TypeAlias = bytes | bytearray | memoryview | os.PathLike[str] | BinaryIO
+    class Readable(Protocol):
+        """A binary file, or whatever else has its ``read``."""
+
+        def read(self, size: int, /) -> bytes: ...
+
+    BodyLike: TypeAlias = bytes | bytearray | memoryview | os.PathLike[str] | Readable
 
 _SPOOL_IN_MEMORY = 8 * CHUNK
 

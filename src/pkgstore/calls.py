@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pkgstore import keys
 from pkgstore.driver import LocalPath
-from pkgstore.errors import Denied, Full, InvalidKey, NotFound, StoreError, Unavailable
+from pkgstore.errors import Denied, Exists, Full, InvalidKey, NotFound, StoreError, Unavailable
 from pkgstore.hashing import SourceFailed
 
 if TYPE_CHECKING:
@@ -66,7 +66,12 @@ class Calls:
 
         def attempt() -> Blob:
             with source.attempt() as body:
-                blob = self.driver.put(path, body, source.size, digests=known, exclusive=exclusive, token=token)
+                try:
+                    blob = self.driver.put(path, body, source.size, digests=known, exclusive=exclusive, token=token)
+                except Exception as exc:
+                    if self.driver.classify(exc) is Exists and not source.digests:
+                        body.drain()
+                    raise
                 if not body.finished:
                     raise AssertionError(f"the {self.driver.scheme} driver did not finish the body of {key!r}")
                 return blob

@@ -102,7 +102,8 @@ class Driver(Protocol):
         """Write ``body`` to ``key``, and return what is there now, with its digests.
 
         Among all exclusive puts of a key on any host, while it is absent, exactly one returns; every other raises what
-        `classify` calls `Exists`. A put that is not exclusive replaces what is there, in one step.
+        `classify` calls `Exists`, before or after it has read the body. A put that is not exclusive replaces what is
+        there, in one step.
 
         ``token`` names one publish through all its attempts. When an earlier attempt took effect and only the reply
         was lost, the key holds this very token: that is a win, not `Exists`. ``size`` and ``digests`` are what is

@@ -130,6 +130,12 @@ class HashedBody:
         self.digests = digests
         return digests
 
+    def drain(self) -> None:
+        """Read what is left and finish, so that a body which was refused early can be compared with what is there."""
+        while self.read():
+            pass
+        self.finish()
+
     @property
     def finished(self) -> bool:
         """Whether `finish` has returned."""

@@ -30,7 +30,7 @@ def publish_until_held(talk: Talk, arena: Arena, index: int, at: int) -> str:
     hold = Once(wait)
     body = Stream(arena.body(index, 0), told=lambda read: hold() if read >= at else None)
     with arena.opener(arena.url) as store:
-        return store.publish(arena.key(index), body).tag  # type: ignore[arg-type]
+        return store.publish(arena.key(index), body).tag
 
 
 def publish_on_and_on(talk: Talk, arena: Arena) -> None:

@@ -37,7 +37,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize()
     def empty(self) -> None:
+        left = -1
         while blobs := list(self.store.list()):
+            assert len(blobs) != left, f"{blobs[0].key!r} cannot be deleted"
+            left = len(blobs)
             for blob in blobs:
                 self.store.delete(blob.key)
 

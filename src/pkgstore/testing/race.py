@@ -13,6 +13,7 @@ import random
 import re
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -167,11 +168,12 @@ def _report(rows: list[Row], seed: str, seconds: float, options: argparse.Namesp
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         _say("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)), options)
-    for fault in faults[:_SHOWN_FAULTS]:
-        _say(f"broken: {fault}", options)
-    if faults[_SHOWN_FAULTS:]:
-        _say(f"broken: {len(faults) - _SHOWN_FAULTS} more", options)
-    verdict = f"{len(faults)} promises broken" if faults else "every promise kept"
+    counted = Counter(faults).most_common()
+    for fault, times in counted[:_SHOWN_FAULTS]:
+        _say(f"broken: {fault}" + (f" ({times} times)" if times > 1 else ""), options)
+    if counted[_SHOWN_FAULTS:]:
+        _say(f"broken: {len(counted) - _SHOWN_FAULTS} more", options)
+    verdict = f"promises were broken {len(faults)} times" if faults else "every promise kept"
     _say(f"{verdict}, in {seconds:.0f} s", options)
     return bool(faults)
 

@@ -79,7 +79,7 @@ class BodyTests(Harness):
         data = rng.randbytes(2 * MiB)
         store.publish("original", data)
         with store.open("original") as reader:
-            store.publish("copy", reader)  # type: ignore[arg-type]
+            store.publish("copy", reader)
         assert held(store) == {"original": data, "copy": data}
 
     def test_digests_on_request(self, store: Store, rng: random.Random) -> None:

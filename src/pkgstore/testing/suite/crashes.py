@@ -146,7 +146,7 @@ def peak_memory(talk: Talk, opener: Callable[..., Store], url: str, size: int) -
         store.publish("small", bytes(5 * MiB))
         store.read("small")
         start = _reset_peak()
-        store.publish("large", Generated(size))  # type: ignore[arg-type]
+        store.publish("large", Generated(size))
         publishing = _resident("VmHWM") - start
         start = _reset_peak()
         with store.open("large") as reader:

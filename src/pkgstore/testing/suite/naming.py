@@ -160,7 +160,7 @@ class NamingTests(Harness):
         assert held(store) == {}
 
     def test_any_text_is_held_or_refused(self, store: Store) -> None:
-        @settings(max_examples=60, deadline=None, print_blob=True)
+        @settings(max_examples=60, deadline=None, print_blob=True, database=None)
         @given(key=paths | st.text(max_size=40))
         def check(key: str) -> None:
             try:

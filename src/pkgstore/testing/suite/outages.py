@@ -137,7 +137,7 @@ class OutageTests(Harness):
     @pytest.mark.parametrize("when", ANY)
     def test_a_stream_cannot_be_sent_twice(self, url: str, store: Store, when: When) -> None:
         with FaultPlan(Fault("put", when)) as plan, pytest.raises(Unavailable) as caught:
-            faulty(store, plan).publish("a/b", Stream(bytes(2 * MiB)))  # type: ignore[arg-type]
+            faulty(store, plan).publish("a/b", Stream(bytes(2 * MiB)))
         assert "a/b" in str(caught.value)
         assert "\n" not in str(caught.value)
         assert held(store) == ({"a/b": bytes(2 * MiB)} if when == "after" else {})

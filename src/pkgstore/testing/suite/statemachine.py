@@ -24,6 +24,7 @@ class StateMachineTests(Harness):
             stateful_step_count=self.steps,
             deadline=None,
             print_blob=True,
+            database=None,
             suppress_health_check=list(HealthCheck),
         )
         run_state_machine_as_test(machine, settings=checks)
