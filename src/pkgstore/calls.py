@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pkgstore import keys
 from pkgstore.driver import LocalPath
-from pkgstore.errors import Denied, Exists, Full, InvalidKey, NotFound, StoreError, Unavailable
+from pkgstore.errors import Denied, Exists, Full, InvalidKey, NotFound, StoreError, Unavailable, Unsupported
 from pkgstore.hashing import SourceFailed
 
 if TYPE_CHECKING:
@@ -65,6 +65,12 @@ class Calls:
         token = os.urandom(16).hex()
 
         def attempt() -> Blob:
+            if exclusive and not self.driver.exclusive:
+                raise Unsupported(
+                    f"cannot publish {keys.shown(key)} in {self.where}: the medium has neither hard links nor a rename"
+                    " that never replaces, so that two writers could both win; put the store on another medium",
+                    key=key,
+                )
             with source.attempt() as body:
                 try:
                     blob = self.driver.put(path, body, source.size, digests=known, exclusive=exclusive, token=token)

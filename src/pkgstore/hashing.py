@@ -22,19 +22,24 @@ _IN_FLIGHT = 8
 _LENGTHS = {"sha256": 64, "md5": 32, "blake2b": 128}
 
 
+_ONLY_SHA256: Mapping[str, str | None] = {"sha256": None}
+
+
 class Source(Protocol):
     """Where a body's bytes come from."""
 
     def read(self, size: int, /) -> bytes | memoryview: ...
 
 
-def wanted(digests: Mapping[str, str | None] | None) -> dict[str, str | None]:
+def wanted(digests: Mapping[str, str | None] | None) -> Mapping[str, str | None]:
     """Return the digests to compute, each with the value that is expected or None: sha256 always, and those asked for.
 
     Raises `Misconfigured` for an algorithm that is not known here, or a value that cannot be one of its digests.
     """
+    if not digests:
+        return _ONLY_SHA256
     result: dict[str, str | None] = {"sha256": None}
-    for name, value in (digests or {}).items():
+    for name, value in digests.items():
         if name not in _LENGTHS:
             raise Misconfigured(f"the digest {name!r} is not known: use one of {', '.join(_LENGTHS)}")
         if value is not None and not is_digest(name, value.lower()):
@@ -52,7 +57,7 @@ class Hasher:
     """Several digests in one pass."""
 
     def __init__(self, algorithms: Iterable[str]) -> None:
-        self._hashes = {name: hashlib.new(name, usedforsecurity=name != "md5") for name in algorithms}
+        self._hashes = {name: _new_hash(name) for name in algorithms}
 
     def update(self, data: bytes | memoryview) -> None:
         for each in self._hashes.values():
@@ -60,6 +65,11 @@ class Hasher:
 
     def digests(self) -> dict[str, str]:
         return {name: each.hexdigest() for name, each in self._hashes.items()}
+
+
+def _new_hash(name: str) -> hashlib._Hash:
+    # `hashlib.new` looks the algorithm up in OpenSSL, every time.
+    return hashlib.sha256() if name == "sha256" else hashlib.new(name, usedforsecurity=name != "md5")
 
 
 class SourceFailed(Exception):

@@ -83,12 +83,6 @@ class Store:
         """
         self._check_writable("publish", key)
         path = self._path(key)
-        if not replace and not self._calls.call("publish", key, lambda: self.driver.exclusive):
-            raise Unsupported(
-                f"cannot publish {keys.shown(key)} in {self.where}: the medium has neither hard links nor a rename that"
-                " never replaces, so that two writers could both win; put the store on another medium",
-                key=key,
-            )
         with PublishBody(key, body, size, wanted(digests)) as source:
             try:
                 return self._seen(self._calls.put(path, key, source, exclusive=not replace))

@@ -253,9 +253,8 @@ class LocalDriver:
 
     # -- folders and files --------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _folder(self, key: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
-        """Open the folder of a key, and yield it with the last segment. With ``create``, it is there durably."""
+    def _folder(self, key: str, *, create: bool = False) -> _Folder:
+        """Open the folder of a key. With ``create``, it is there durably."""
         *folders, name = key.split("/")
         self._check_root()
         fd = self._root
@@ -269,10 +268,11 @@ class LocalDriver:
                 finally:
                     if parent != self._root:
                         os.close(parent)
-            yield fd, name
-        finally:
+            return _Folder(fd, name, fd != self._root)
+        except BaseException:
             if fd != self._root:
                 os.close(fd)
+            raise
 
     def _check_root(self) -> None:
         """Raise `Unavailable` when the root's path leads to another folder than the one that is held open."""
@@ -369,6 +369,24 @@ class LocalDriver:
 def _blob(key: str, status: os.stat_result, record: Record) -> Blob:
     tag = f"{record.token}-{status.st_size:x}-{status.st_mtime_ns:x}" if record.token else identity(status)
     return Blob(key, status.st_size, status.st_mtime, tag, record.digests)
+
+
+class _Folder:
+    """An open folder, and the last segment of a key in it."""
+
+    __slots__ = ("_fd", "_name", "_owned")
+
+    def __init__(self, fd: int, name: str, owned: bool) -> None:
+        self._fd = fd
+        self._name = name
+        self._owned = owned
+
+    def __enter__(self) -> tuple[int, str]:
+        return self._fd, self._name
+
+    def __exit__(self, *exc: object) -> None:
+        if self._owned:
+            os.close(self._fd)
 
 
 def _check_file(status: os.stat_result, root: str, key: str) -> None:

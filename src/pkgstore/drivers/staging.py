@@ -11,12 +11,12 @@ import errno
 import fcntl
 import logging
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from pkgstore.drivers import posix
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 _log = logging.getLogger("pkgstore")
 
@@ -33,29 +33,12 @@ class Staging:
         self._give_name: Callable[[str, int, str], None] = _link
         self._reaped_by: int | None = None
 
-    @contextlib.contextmanager
-    def stage(self) -> Iterator[Staged]:
+    def stage(self) -> Staged:
         """Make a locked, empty file; it is removed at the end, unless it was renamed into place."""
         if self._reaped_by != os.getpid():
             self.reap()
             self._reaped_by = os.getpid()
-        staged = self._create()
-        try:
-            yield staged
-        except OSError as exc:
-            if posix.is_full(exc):
-                self.reap()
-            raise
-        finally:
-            try:
-                os.unlink(staged.path)
-            except FileNotFoundError:
-                pass  # it was renamed into place
-            except OSError as exc:
-                # What became of the publish is decided already; whoever reaps next removes the file.
-                _log.warning("cannot remove the staged file %s: %s", staged.path, exc.strerror)
-            finally:
-                os.close(staged.fd)
+        return self._create()
 
     def can_publish(self) -> bool:
         """Say whether this medium can give a file its name without ever replacing another; find out how."""
@@ -109,7 +92,7 @@ class Staging:
             except FileNotFoundError:
                 self._make_folder()
                 continue
-            staged = Staged(fd, path)
+            staged = Staged(fd, path, self)
             try:
                 if staged.lock():
                     posix.share(fd, self.root_mode, folder=False)
@@ -137,11 +120,28 @@ def _link(path: str, folder: int, name: str) -> None:
 class Staged:
     """A file that is being written."""
 
-    def __init__(self, fd: int, path: str) -> None:
+    def __init__(self, fd: int, path: str, staging: Staging) -> None:
+        self._staging = staging
         self.fd = fd
         self.path = path
         self._written = 0
         self._on_its_way = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, exc: object, traceback: object) -> None:
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            pass  # it was renamed into place
+        except OSError as failure:
+            # What became of the publish is decided already; whoever reaps next removes the file.
+            _log.warning("cannot remove the staged file %s: %s", self.path, failure.strerror)
+        finally:
+            os.close(self.fd)
+        if isinstance(exc, OSError) and posix.is_full(exc):
+            self._staging.reap()
 
     def lock(self) -> bool:
         """Lock the file against reaping; False when it was reaped already."""
