@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import signal
@@ -10,13 +11,16 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import pkgstore
 from pkgstore.drivers.local import LocalDriver
+from pkgstore.drivers.staging import Staging
 from tests import needs
 
 SIX = "six/six-1.17.0-py2.py3-none-any.whl"
@@ -301,7 +305,7 @@ def test_a_folder_that_cannot_be_read_is_an_error_not_an_omission(public: Path) 
     (public / "a").chmod(0)
     status, _, errors = as_user("print(list(pkgstore.open(ROOT, readonly=True).list()))", public)
     assert status == 1
-    assert f"pkgstore.errors.Denied: cannot list '' in file://{public}: Permission denied" in errors
+    assert f"pkgstore.errors.Denied: cannot list '' in file://{public}: Permission denied: the folder 'a/' of" in errors
 
 
 def test_a_file_that_cannot_be_read_is_listed(public: Path) -> None:
@@ -417,7 +421,195 @@ def test_folders_known_to_be_durable_are_bounded(root: Path, store: pkgstore.Sto
     assert isinstance(driver, LocalDriver)
     for number in range(200):
         store.publish(f"{number}/a", b"")
-    assert len(driver._pinned) == 64
+    assert len(driver._tree._pinned) == 16
     before = len(os.listdir("/proc/self/fd"))
     store.close()
-    assert len(os.listdir("/proc/self/fd")) == before - 65
+    assert len(os.listdir("/proc/self/fd")) == before - 17
+
+
+# -- what went wrong once ----------------------------------------------------------------------------------------------
+
+
+def test_a_delete_whose_flush_failed_is_flushed_by_the_next(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pkgstore.open(root, timeout=5) as store:
+        store.publish("a/b", b"1")
+        store.publish("a/c", b"1")
+        outcomes: list[str] = []
+        flush = os.fsync
+
+        def failing_once(fd: int) -> None:
+            if not outcomes:
+                outcomes.append("failed")
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            flush(fd)
+            outcomes.append(os.readlink(f"/proc/self/fd/{fd}"))
+
+        monkeypatch.setattr(os, "fsync", failing_once)
+        store.delete("a/b")
+        assert outcomes == ["failed", str(root / "a")]
+
+
+def test_a_delete_of_what_another_has_deleted_is_durable(
+    root: Path, store: pkgstore.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.publish("a/b", b"1")
+    os.unlink(root / "a" / "b")
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(os.readlink(f"/proc/self/fd/{fd}")))
+    store.delete("a/b")
+    assert flushed == [str(root / "a")]
+
+
+def test_a_record_that_cannot_be_removed_does_not_fail_a_replacement(
+    root: Path, store: pkgstore.Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.publish("a", b"old")
+    unlink = os.unlink
+
+    def refusing(path: str, **options: int) -> None:
+        if ".pkgstore/digests" in path:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", refusing)
+    store.publish("a", b"new", replace=True)
+    assert store.read("a") == b"new"
+    assert "cannot remove the record of 'a'" in caplog.text
+
+
+@pytest.mark.parametrize("when", [-(10**12), 10**11, 10**10, 0])
+def test_files_of_any_time(root: Path, store: pkgstore.Store, when: int) -> None:
+    (root / "a").write_bytes(b"1")
+    try:
+        os.utime(root / "a", (when, when))
+    except OSError:
+        needs.missing("the file system under the temporary folder does not keep such times")
+    assert store.adopt("a").digests == store.stat("a").digests
+    assert [blob.key for blob in store.list()] == ["a"]
+    store.delete("a")
+    assert list(store.list()) == []
+
+
+def test_deep_trees_take_few_descriptors(root: Path) -> None:
+    code = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+import pkgstore
+with pkgstore.open({str(root)!r}) as store:
+    key = "/".join("d" * 500)
+    store.publish(key, b"1")
+    store.publish("e", b"1")
+    assert [blob.key for blob in store.list()] == [key, "e"]
+    store.delete(key)
+    assert [blob.key for blob in store.list()] == ["e"]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_is_too_deep_for_a_key_is_not_listed(root: Path, store: pkgstore.Store) -> None:
+    at = os.open(root, os.O_RDONLY)
+    for _ in range(600):
+        os.mkdir("d", dir_fd=at)
+        inner = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=at))
+    os.close(at)
+    try:
+        store.publish("e", b"1")
+        assert [blob.key for blob in store.list()] == ["e"]
+        with pytest.raises(pkgstore.InvalidKey, match="it is a folder there, and a deep one"):
+            store.publish("d", b"1")
+    finally:
+        subprocess.run(["rm", "-rf", str(root / "d")], check=True)
+
+
+def test_stores_that_are_dropped_keep_nothing_open(root: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(20):
+        pkgstore.open(root).publish(f"{number}/a", b"1")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_closing_during_a_publish_does_not_lead_it_elsewhere(root: Path, tmp_path: Path) -> None:
+    store = pkgstore.open(root)
+    opened: list[pkgstore.Store] = []
+
+    class Closing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if not opened:
+                store.close()
+                opened.extend(pkgstore.open(tmp_path / f"other-{number}") for number in range(4))
+            return super().read(size)
+
+    with pytest.raises(pkgstore.Unavailable):
+        store.publish("a/b", Closing(b"1"))
+    for each in opened:
+        assert list(each.list()) == []
+        each.close()
+    assert tree(root) == []
+
+
+def test_many_threads_in_many_folders(store: pkgstore.Store) -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda number: store.publish(f"{number % 97}/{number}", b"1"), range(600)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert store.usage().blobs == 600
+
+
+def test_a_child_forked_during_the_first_publish_goes_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a medium that takes its time to say whether it can publish."""
+    store = pkgstore.open(root)
+    driver = store.driver
+    assert isinstance(driver, LocalDriver)
+    driver._exclusive = None
+    asked, answer = threading.Event(), threading.Event()
+    probe = Staging.can_publish
+
+    def slow(self: Staging) -> bool:
+        asked.set()
+        answer.wait(30)
+        return probe(self)
+
+    monkeypatch.setattr(Staging, "can_publish", slow)
+    thread = threading.Thread(target=store.publish, args=("a", b"1"))
+    thread.start()
+    assert asked.wait(30)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        monkeypatch.undo()
+        store.publish("b", b"1")
+        os._exit(0)
+    answer.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+    assert [blob.key for blob in store.list()] == ["a", "b"]
+    store.close()
+
+
+def test_a_large_publish_at_the_end_of_the_interpreter(root: Path) -> None:
+    code = f"""
+import atexit, pkgstore
+store = pkgstore.open({str(root)!r})
+atexit.register(lambda: store.publish("a", bytes(8 << 20)))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pkgstore.open(root) as store:
+        assert store.read("a") == bytes(8 << 20)
+
+
+def test_file_names_that_are_not_utf_8_in_this_process(root: Path) -> None:
+    environment = {
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "LC_ALL": "C",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    code = f"import pkgstore; pkgstore.open({str(root)!r})"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert "pkgstore.errors.Misconfigured: file names are ascii in this process: set PYTHONUTF8=1" in done.stderr

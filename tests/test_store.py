@@ -1,6 +1,7 @@
 """What the store itself promises, whatever the driver: see the conformance kit for the rest."""
 
 import errno
+import hashlib
 import io
 import logging
 import threading
@@ -13,7 +14,7 @@ import pytest
 import pkgstore
 from pkgstore.driver import Blob, Body, SignedURL
 from pkgstore.drivers.memory import MemoryDriver
-from pkgstore.testing.faults import with_driver
+from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, with_driver
 from pkgstore.testing.sources import Stream
 
 
@@ -50,7 +51,9 @@ def test_a_store_that_is_not_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"format": 1}', b"\xff"])
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b"{}", b'{"format": 1}', b"\xff", b'{"format": 1, "id": "\\u001b[2J"}', b"[" * 100_000]
+)
 def test_an_identity_that_says_nothing(tmp_path: Path, text: bytes) -> None:
     (tmp_path / ".pkgstore").mkdir()
     (tmp_path / ".pkgstore" / "store.json").write_bytes(text)
@@ -220,6 +223,82 @@ def test_a_driver_may_refuse_before_it_reads(make: Callable[[bytes], Any]) -> No
             assert caught.value.identical is identical
         with pytest.raises(pkgstore.Corrupt):
             refusing.publish("a", make(b"1"), digests={"sha256": "0" * 64})
+
+
+class _Reusing:
+    """Returns the same buffer each time, with other content."""
+
+    def __init__(self, chunks: int) -> None:
+        self._left = chunks
+        self._buffer = bytearray(1 << 20)
+
+    def read(self, size: int) -> Any:
+        if not self._left:
+            return b""
+        self._left -= 1
+        self._buffer[:] = bytes([self._left]) * len(self._buffer)
+        return self._buffer if self._left % 2 else memoryview(self._buffer)
+
+
+@pytest.mark.parametrize("size", [None, 24 << 20])
+def test_a_source_may_reuse_its_buffer(store: pkgstore.Store, size: int | None) -> None:
+    published = store.publish("a", _Reusing(24), size=size)
+    expected = b"".join(bytes([left]) * (1 << 20) for left in reversed(range(24)))
+    assert published.digests["sha256"] == hashlib.sha256(expected).hexdigest()
+    assert store.read("a") == expected
+
+
+@pytest.mark.parametrize("then", [PermissionError(errno.EROFS, "read-only"), OSError(errno.ENOSPC, "full")])
+def test_an_outcome_that_was_open_stays_open(tmp_path: Path, then: OSError) -> None:
+    with pkgstore.open(tmp_path) as store, FaultPlan(Fault("put", "after"), Fault("put", nth=2, error=then)) as plan:
+        with pytest.raises(pkgstore.Unavailable, match="whether 'a' was published is not known: look with stat"):
+            with_driver(store, FaultyDriver(store.driver, plan)).publish("a", b"1")
+        assert store.read("a") == b"1"
+
+
+def test_a_body_that_fails_when_it_is_read_again_leaves_the_outcome_open(tmp_path: Path) -> None:
+    class Once(io.BytesIO):
+        ended = False
+
+        def read(self, size: int | None = -1) -> bytes:
+            if self.ended:
+                raise OSError(errno.EIO, "of the source")
+            data = super().read(size)
+            self.ended = not data
+            return data
+
+    with pkgstore.open(tmp_path) as store, FaultPlan(Fault("put", "after")) as plan:
+        body = Once(b"1")
+        with pytest.raises(pkgstore.Unavailable, match="is not known"):
+            with_driver(store, FaultyDriver(store.driver, plan)).publish("a", body)
+
+
+@pytest.mark.parametrize("size", [-1, 3.0, True, "3"])
+def test_a_size_that_cannot_be(store: pkgstore.Store, size: Any) -> None:
+    with pytest.raises(pkgstore.Misconfigured, match="is no number of bytes"):
+        store.publish("a", b"123", size=size)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file://user:s3cret@host/x",
+        "memory://user:s3cret@name/x",
+        "s4://user:s3cret@host/x?token=s3cret",
+        "file:///x?token=s3cret&token=s3cret",
+        "file:///x?s3cret",
+        "file:///x?token=s3cret#s3cret",
+    ],
+)
+def test_no_secret_in_a_message(url: str) -> None:
+    with pytest.raises(pkgstore.StoreError) as caught:
+        pkgstore.open(url)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_name_with_a_password_is_not_shown() -> None:
+    with pkgstore.open("memory://user:s3cret@name") as store:
+        assert store.where == repr(store)[len("<pkgstore.Store ") : -1] == "memory://**redacted**@name"
 
 
 def test_names_outside_the_grammar_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

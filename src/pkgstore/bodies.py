@@ -34,6 +34,8 @@ class PublishBody:
     """
 
     def __init__(self, key: str, body: BodyLike, size: int | None, expected: Mapping[str, str | None]) -> None:
+        if size is not None and (type(size) is not int or size < 0):
+            raise Misconfigured(f"the size {size!r} is no number of bytes")
         self._key = key
         self._expected = expected
         self._owned: BinaryIO | None = None

@@ -50,21 +50,30 @@ class Calls:
         while True:
             try:
                 return function()
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001 - raised again, as it is or translated
                 error = self.translated(verb, key, exc)
-                if not isinstance(error, Unavailable) or not retry or time.monotonic() + pause > deadline:
-                    if error is exc:
-                        raise
-                    raise error from exc
+                over = self.closed or time.monotonic() + pause > deadline
+                try:
+                    if not isinstance(error, Unavailable) or not retry or over:
+                        if error is exc:
+                            raise
+                        raise error from exc
+                finally:
+                    del error  # its traceback holds this frame, which would hold it, and all that is open below
             time.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def put(self, path: str, key: str, source: PublishBody, *, exclusive: bool) -> Blob:
-        """Put a body at ``path``, which its publisher calls ``key``. What the body itself raises comes through."""
+        """Put a body at ``path``, which its publisher calls ``key``. What the body itself raises comes through.
+
+        Once an attempt has ended with its outcome open, so does the put, but for success and for `Exists`.
+        """
         known = {} if self.driver.streams else source.spool()
         token = os.urandom(16).hex()
+        open_outcome = False
 
         def attempt() -> Blob:
+            nonlocal open_outcome
             if exclusive and not self.driver.exclusive:
                 raise Unsupported(
                     f"cannot publish {keys.shown(key)} in {self.where}: the medium has neither hard links nor a rename"
@@ -75,7 +84,9 @@ class Calls:
                 try:
                     blob = self.driver.put(path, body, source.size, digests=known, exclusive=exclusive, token=token)
                 except Exception as exc:
-                    if self.driver.classify(exc) is Exists and not source.digests:
+                    kind = type(self.translated("publish", key, exc))
+                    open_outcome = open_outcome or issubclass(kind, Unavailable)
+                    if issubclass(kind, Exists) and not source.digests:
                         body.drain()
                     raise
                 if not body.finished:
@@ -84,11 +95,15 @@ class Calls:
 
         try:
             return self.call("publish", key, attempt, retry=source.replayable)
-        except SourceFailed as failure:
-            raise failure.error from None
-        except Unavailable as exc:
-            once = "" if source.replayable else ", and was tried once, as its body cannot be rewound"
-            raise Unavailable(f"{exc}; whether it was published is not known{once}: look with stat", key=key) from exc
+        except (SourceFailed, StoreError) as exc:
+            if open_outcome and not isinstance(exc, Exists):
+                once = "" if source.replayable else ", and was tried once, as its body cannot be rewound"
+                raise Unavailable(
+                    f"{exc}; whether {keys.shown(key)} was published is not known{once}: look with stat", key=key
+                ) from exc
+            if isinstance(exc, SourceFailed):
+                raise exc.error from None
+            raise
 
     def translated(self, verb: str, key: str, exc: Exception) -> Exception:
         """Return the store's error for one that a driver raised; any other as it is."""

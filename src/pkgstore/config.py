@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+_WHO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+://)[^/]*@")
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
@@ -32,15 +33,22 @@ def split_url(url: str | os.PathLike[str]) -> tuple[SplitResult, dict[str, str]]
         return SplitResult("file", "", os.path.abspath(path), "", ""), {}
     parts = urlsplit(text)
     if parts.fragment:
-        raise Misconfigured(f"{text!r} holds a '#': write it as %23 in a URL")
+        raise Misconfigured(f"{without_secrets(text)!r} holds a '#': write it as %23 in a URL")
     try:
         query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
-        raise Misconfigured(f"the options of {text!r} are not name=value pairs joined by '&'") from None
+        raise Misconfigured(
+            f"the options of {without_secrets(text)!r} are not name=value pairs joined by '&'"
+        ) from None
     options = dict(query)
     if len(options) != len(query):
-        raise Misconfigured(f"{text!r} gives an option twice")
+        raise Misconfigured(f"{without_secrets(text)!r} gives an option twice")
     return parts._replace(path=expand(unquote(parts.path)), query=""), options
+
+
+def without_secrets(url: str) -> str:
+    """Return a URL for people to read: without its options and its fragment, and without who is named before an `@`."""
+    return _WHO.sub(r"\1**redacted**@", url.partition("?")[0].partition("#")[0])
 
 
 def expand(text: str) -> str:

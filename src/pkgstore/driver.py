@@ -133,7 +133,10 @@ class Driver(Protocol):
         """
 
     def delete(self, key: str, *, tag: str | None = None) -> None:
-        """Delete a blob; silent when it is absent. With ``tag``, another version in its place is left alone."""
+        """Delete a blob; silent when it is absent. With ``tag``, another version in its place is left alone.
+
+        When it returns, that the blob is gone is durable, also when somebody else has deleted it.
+        """
 
     def classify(self, exc: BaseException) -> type[StoreError] | None:
         """Say which of our errors a medium's error is, or None for one that the medium did not raise."""

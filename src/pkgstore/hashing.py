@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import deque
-from typing import TYPE_CHECKING, Protocol, Self
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Protocol, Self, TypeGuard
 
 from pkgstore.errors import Corrupt, Misconfigured
 from pkgstore.keys import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from concurrent.futures import Future
 
 CHUNK = 1 << 20
 """Bytes that are read, hashed and written at a time."""
@@ -42,7 +42,7 @@ def wanted(digests: Mapping[str, str | None] | None) -> Mapping[str, str | None]
     for name, value in digests.items():
         if name not in _LENGTHS:
             raise Misconfigured(f"the digest {name!r} is not known: use one of {', '.join(_LENGTHS)}")
-        if value is not None and not is_digest(name, value.lower()):
+        if value is not None and not (isinstance(value, str) and is_digest(name, value.lower())):
             raise Misconfigured(f"{value!r} is no {name}: that is {_LENGTHS[name]} hexadecimal digits")
         result[name] = value and value.lower()
     return result
@@ -72,6 +72,10 @@ def _new_hash(name: str) -> hashlib._Hash:
     return hashlib.sha256() if name == "sha256" else hashlib.new(name, usedforsecurity=name != "md5")
 
 
+def _is_fixed(data: bytes | bytearray | memoryview) -> TypeGuard[bytes | memoryview]:
+    return type(data) is bytes or (type(data) is memoryview and type(data.obj) is bytes and data.itemsize == 1)
+
+
 class SourceFailed(Exception):
     """A caller's body raised ``error``. No driver takes this for an error of its medium."""
 
@@ -95,7 +99,7 @@ class HashedBody:
         self._size = size
         self._expected = expected
         self._hasher = Hasher(expected)
-        self._worker = _Worker(self._hasher) if size is None or size >= _OVERLAP_FROM else None
+        self._worker = _worker(self._hasher) if size is None or size >= _OVERLAP_FROM else None
         self._ended = False
 
     def read(self, size: int = -1, /) -> bytes | memoryview:
@@ -103,6 +107,8 @@ class HashedBody:
             data = self._source.read(CHUNK if size < 0 else min(size, CHUNK))
             if not isinstance(data, (bytes, bytearray, memoryview)):
                 raise TypeError(f"a body yields bytes, not {type(data).__name__}: open files in binary mode")
+            if not _is_fixed(data):
+                data = bytes(data)  # whoever owns it may change it, before it is hashed or before it is written
         except Exception as exc:
             raise SourceFailed(exc) from exc
         self.count += len(data)
@@ -163,20 +169,38 @@ class _Worker:
     """A thread that hashes, at most ``_IN_FLIGHT`` chunks behind."""
 
     def __init__(self, hasher: Hasher) -> None:
-        from concurrent.futures import ThreadPoolExecutor
-
         self._hasher = hasher
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="pkgstore-hashing")
-        self._pending: deque[Future[None]] = deque()
+        self._queue: SimpleQueue[bytes | memoryview | None] = SimpleQueue()
+        self._room = threading.Semaphore(_IN_FLIGHT)
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="pkgstore-hashing", daemon=True)
+        self._thread.start()
 
     def update(self, data: bytes | memoryview) -> None:
-        self._pending.append(self._executor.submit(self._hasher.update, data))
-        if len(self._pending) > _IN_FLIGHT:
-            self._pending.popleft().result()
+        self._room.acquire()
+        self._queue.put(data)
 
     def wait(self) -> None:
-        while self._pending:
-            self._pending.popleft().result()
+        self.close()
+        if self._error:
+            raise self._error
 
     def close(self) -> None:
-        self._executor.shutdown(cancel_futures=True)
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (data := self._queue.get()) is not None:
+            try:
+                self._hasher.update(data)
+            except Exception as exc:  # noqa: BLE001 - raised by whoever waits
+                self._error = exc
+            self._room.release()
+
+
+def _worker(hasher: Hasher) -> _Worker | None:
+    """Return a worker, or None where no thread can be had any more, as when the interpreter is shutting down."""
+    try:
+        return _Worker(hasher)
+    except RuntimeError:
+        return None

@@ -15,7 +15,7 @@ from pkgstore.errors import InvalidKey
 
 CONTROL = ".pkgstore"
 
-_MAX_KEY = 1024
+LONGEST = 1024
 _MAX_SEGMENT = 255
 _MAX_SHOWN = 200
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f\\:*?"<>|\ud800-\udfff]')
@@ -68,8 +68,8 @@ def _problem(key: str) -> str | None:
     forbidden = _FORBIDDEN.search(key)
     if forbidden:
         return f"it holds the character {forbidden.group()!a}, which not every medium can keep"
-    if len(key.encode()) > _MAX_KEY:
-        return f"it is longer than {_MAX_KEY} bytes"
+    if len(key.encode()) > LONGEST:
+        return f"it is longer than {LONGEST} bytes"
     if not unicodedata.is_normalized("NFC", key):
         return "it is not in Unicode normalisation form C; pass unicodedata.normalize('NFC', key)"
     segments = key.split("/")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from pkgstore import config, keys, registry
@@ -44,7 +46,7 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
     readonly = config.boolean("readonly", options.pop("readonly", False))
     create = config.boolean("create", options.pop("create", not readonly)) and not readonly
     timeout = config.seconds("timeout", options.pop("timeout", 60))
-    shown = f"{parts.scheme}://{parts.netloc}{parts.path}"
+    shown = config.without_secrets(f"{parts.scheme}://{parts.netloc}{parts.path}")
     driver = connect(parts, create=create, **options)
     calls = Calls(driver, shown, timeout)
     try:
@@ -56,19 +58,22 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
 
 def _identify(calls: Calls, *, create: bool) -> str:
     """Return the id of the store; make it one, where there is none yet and ``create`` says so."""
+
+    def read() -> bytes:
+        _, stream = calls.driver.open(_IDENTITY)
+        with stream:
+            return stream.read(CHUNK)
+
     while True:
         try:
-            _, stream = calls.call("open", _IDENTITY, lambda: calls.driver.open(_IDENTITY))
+            return _parsed(calls.where, calls.call("read", _IDENTITY, read))
         except NotFound:
             if not create:
                 raise NotFound(
                     f"there is no store at {calls.where}: check that its medium is mounted, or make one with"
-                    f" `pkgstore init {calls.where}`"
+                    f" `pkgstore init {quote(calls.where)}`"
                 ) from None
             _make(calls)
-        else:
-            with stream:
-                return _parsed(calls.where, stream.read(CHUNK))
 
 
 def _make(calls: Calls) -> None:
@@ -88,8 +93,11 @@ def _make(calls: Calls) -> None:
 def _parsed(where: str, text: bytes) -> str:
     try:
         document = json.loads(text)
-        form, identity = document["format"], str(document["id"])
-    except (ValueError, TypeError, KeyError):
+        form = document["format"]
+        identity: str = document["id"]
+        if not re.fullmatch(r"[0-9A-Za-z-]{1,64}", identity):
+            raise ValueError(identity)
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise Misconfigured(
             f"{_IDENTITY} in {where} does not describe a store: restore that file, or remove it if the folder never"
             " was one"

@@ -118,10 +118,13 @@ class Reader(io.RawIOBase):
                 self._stream = self._reopen(self._at)
             try:
                 return read(self._stream)
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001 - raised again, as it is or translated
                 error = self._translate(exc)
-                if not (isinstance(error, Unavailable) and tries_left):
-                    raise error from exc
+                try:
+                    if not (isinstance(error, Unavailable) and tries_left):
+                        raise error from exc
+                finally:
+                    del error  # its traceback holds this frame, which would hold it, and the stream
                 self._drop_stream()
         raise AssertionError("unreachable")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 from pkgstore import keys
 from pkgstore.bodies import PublishBody
 from pkgstore.driver import Blob, RecordsDigests, SignedURL
-from pkgstore.errors import Denied, Exists, InvalidKey, NotFound, Unsupported
+from pkgstore.errors import Denied, Exists, InvalidKey, NotFound, StoreError, Unsupported
 from pkgstore.hashing import CHUNK, Hasher, wanted
 from pkgstore.reading import Reader
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("pkgstore")
 
+_NO_VERSION = ""
 _CONTROL_PREFIX = f"{keys.CONTROL}/"
 
 
@@ -90,18 +91,18 @@ class Store:
                 raise self._exists(key, source) from exc
 
     def delete(self, key: str) -> None:
-        """Delete a blob; silent when it is absent. It stays deleted after a power cut.
+        """Delete a blob; silent when it is absent. It stays deleted after a power cut, whoever deleted it.
 
-        Open readers keep what they have. A version that takes the blob's place at the same moment stays.
+        Open readers keep what they have.
         """
         self._check_writable("delete", key)
         path = self._path(key)
         try:
-            blob = self._calls.call("delete", key, lambda: self.driver.stat(path))
+            tag = self._calls.call("delete", key, lambda: self.driver.stat(path)).tag
         except NotFound:
-            return
+            tag = _NO_VERSION
         # Bound to the version seen, so that a second attempt after a lost reply cannot take a newer one.
-        self._calls.call("delete", key, lambda: self.driver.delete(path, tag=blob.tag))
+        self._calls.call("delete", key, lambda: self.driver.delete(path, tag=tag))
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -224,22 +225,26 @@ class Store:
     # -- how ----------------------------------------------------------------------------------------------------------
 
     def _exists(self, key: str, source: PublishBody) -> Exists:
-        blob: Blob | None
+        blob: Blob | None = None
+        held = "nothing any more: it was deleted meanwhile"
         try:
             blob = self.stat(key)
+            held = "other bytes"
             if blob.size == source.length:
                 blob = self.adopt(key)
+                if blob.digests["sha256"] == source.digests["sha256"]:
+                    held = "the same bytes"
         except NotFound:
             blob = None
-        identical = (
-            blob is not None and blob.size == source.length and blob.digests.get("sha256") == source.digests["sha256"]
-        )
+        except StoreError as exc:
+            held = "bytes that cannot be compared"
+            _log.warning("cannot compare a refused body with what is there: %s", exc)
         return Exists(
-            f"{keys.shown(key)} is already in {self.where}, with {'the same' if identical else 'other'} bytes: a key is"
-            " published once; choose another, or ask to replace it",
+            f"{keys.shown(key)} is already in {self.where}, with {held}; a key is published once: choose another, or"
+            " ask to replace it",
             key=key,
             blob=blob,
-            identical=identical,
+            identical=held == "the same bytes",
         )
 
     def _listed(self, path: str) -> Iterator[Blob]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pkgstore.drivers import local, posix
 from pkgstore.drivers.local import LocalDriver
 from pkgstore.drivers.staging import Staged, Staging
+from pkgstore.drivers.tree import Tree
 from pkgstore.testing import processes
 from tests.mutants.registry import mutant, patch
 
@@ -28,13 +29,13 @@ def folders_are_not_flushed() -> None:
     """Flushes the files only."""
     patch(posix, "settle", lambda folder: None)
     patch(posix, "sync_folder", lambda path: None)
-    patch(LocalDriver, "_pin", lambda self, child, parent: None)
+    patch(Tree, "_pin", lambda self, child, parent: None)
 
 
 @mutant(test_what_was_acknowledged_survives="a power cut after")
 def new_folders_are_not_flushed() -> None:
     """Flushes the folder that holds the blob, and not the one that holds the folder."""
-    patch(LocalDriver, "_pin", lambda self, child, parent: None)
+    patch(Tree, "_pin", lambda self, child, parent: None)
 
 
 @mutant(test_what_was_acknowledged_survives="a power cut after")

@@ -14,24 +14,25 @@ import errno
 import io
 import os
 import stat
-import weakref
-from functools import cached_property
+import sys
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from pkgstore import keys
+from pkgstore.config import without_secrets
 from pkgstore.driver import Blob, Body
 from pkgstore.drivers import posix, records
 from pkgstore.drivers.records import Record, Records, identity
 from pkgstore.drivers.staging import Staged, Staging
-from pkgstore.errors import Denied, Full, Misconfigured, NotFound, StoreError, Unavailable
+from pkgstore.drivers.tree import Tree, is_folder, not_followed, remove_empty
+from pkgstore.errors import Denied, Full, Misconfigured, NotFound, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from urllib.parse import SplitResult
 
 _TRIES = 1000
-_PINNED = 64
 _TAKEN = {errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY}
 _HIDDEN = {f"{keys.CONTROL}/", "lost+found/"}
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -45,8 +46,10 @@ def connect(url: SplitResult, *, create: bool) -> LocalDriver:
     """
     if url.netloc not in ("", "localhost"):
         raise Misconfigured(
-            f"file://{url.netloc}{url.path} names a host: a local path has three slashes, file:///srv/packages"
+            f"{without_secrets(url.geturl())} names a host: a local path has three slashes, file:///srv/packages"
         )
+    if sys.getfilesystemencoding() != "utf-8":
+        raise Misconfigured(f"file names are {sys.getfilesystemencoding()} in this process: set PYTHONUTF8=1")
     if not os.path.isabs(url.path):
         raise Misconfigured(f"file:{url.path} is a relative path: write file:///srv/packages, or a plain path")
     root = os.path.normpath(url.path)
@@ -59,12 +62,14 @@ def connect(url: SplitResult, *, create: bool) -> LocalDriver:
         return LocalDriver(root)
     except FileNotFoundError:
         raise NotFound(
-            f"there is no folder {root}: check that it is mounted, or make a store with `pkgstore init {root}`"
+            f"there is no folder {root}: check that it is mounted, or make a store with `pkgstore init {quote(root)}`"
         ) from None
     except NotADirectoryError:
         raise Misconfigured(f"{root} is no folder: give the folder that is to hold the store") from None
     except OSError as exc:
-        raise (posix.classify(exc) or StoreError)(f"cannot use the folder {root}: {exc.strerror}") from exc
+        raise (posix.classify(exc) or StoreError)(
+            f"cannot use the folder {root}: {exc.strerror}; check its owner and mode, and those of its parents"
+        ) from exc
 
 
 class LocalDriver:
@@ -75,20 +80,18 @@ class LocalDriver:
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self._tree = Tree(root)
         control = os.path.join(root, keys.CONTROL)
-        self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._let_go = weakref.finalize(self, os.close, self._root)
-        status = os.fstat(self._root)
-        self._root_id = (status.st_dev, status.st_ino)
-        self._root_mode = status.st_mode
-        self._staging = Staging(os.path.join(control, "tmp"), status.st_mode, self._check_root)
+        self._staging = Staging(os.path.join(control, "tmp"), self._tree)
         self._records = Records(os.path.join(control, "digests"), self._staging)
-        self._pinned: dict[tuple[int, int], int] = {}
+        self._exclusive: bool | None = None
 
-    @cached_property
+    @property
     def exclusive(self) -> bool:
         """Whether files can be linked here, or renamed without replacing; tried once, on a file of our own."""
-        return self._staging.can_publish()
+        if self._exclusive is None:
+            self._exclusive = self._staging.can_publish()
+        return self._exclusive
 
     # -- verbs --------------------------------------------------------------------------------------------------------
 
@@ -107,7 +110,7 @@ class LocalDriver:
                 self._records.put_beside(key, status, packed)
             try:
                 return self._name(staged, key, _blob(key, status, record), exclusive, token)
-            except FileExistsError:
+            except (FileExistsError, NotADirectoryError, IsADirectoryError):
                 if not carried:
                     self._records.forget(key, status)
                 raise
@@ -115,7 +118,7 @@ class LocalDriver:
     def open(
         self, key: str, start: int = 0, stop: int | None = None, *, tag: str | None = None
     ) -> tuple[Blob, BinaryIO]:
-        with self._folder(key) as (folder, name):
+        with self._tree.folder(key) as (folder, name):
             fd, blob = self._open_blob(folder, name, key)
         if tag is not None and blob.tag != tag:
             os.close(fd)
@@ -126,37 +129,41 @@ class LocalDriver:
         return blob, cast("BinaryIO", stream)
 
     def stat(self, key: str) -> Blob:
-        with self._folder(key) as (folder, name):
+        with self._tree.folder(key) as (folder, name):
             fd, blob = self._open_blob(folder, name, key)
         os.close(fd)
         return blob
 
     def scan(self, prefix: str) -> Iterator[Blob]:
-        try:
-            with self._folder(prefix + "-") as (folder, _):
-                start = os.dup(folder)
-        except FileNotFoundError:
-            return
-        yield from self._walk(start, prefix)
+        # One folder is open at a time, however deep the tree is. What is gone by now, or is neither a file nor a
+        # folder, is no blob; nor is what lies too deep for any key.
+        waiting = [(prefix, iter(self._names(prefix)))]
+        while waiting:
+            prefix, names = waiting[-1]
+            inner = None
+            with contextlib.suppress(FileNotFoundError), self._tree.folder(prefix + "-") as (folder, _):
+                for name in names:
+                    if name.endswith("/"):
+                        inner = prefix + name
+                        break
+                    with contextlib.suppress(FileNotFoundError):
+                        yield self._listed(folder, name, prefix + name)
+            if inner is None:
+                waiting.pop()
+            elif len(inner) <= keys.LONGEST:
+                waiting.append((inner, iter(self._names(inner))))
 
     def delete(self, key: str, *, tag: str | None = None) -> None:
         try:
-            with self._folder(key) as (folder, name):
-                fd, blob = self._open_blob(folder, name, key)
-                try:
-                    if tag is not None and blob.tag != tag:
-                        return
-                    self._records.forget(key, os.fstat(fd))
-                finally:
-                    os.close(fd)
-                os.unlink(name, dir_fd=folder)
-                posix.settle(folder)
+            with self._tree.folder(key) as (folder, name):
+                if not self._unlink(folder, name, key, tag):
+                    return
         except FileNotFoundError:
-            return
+            return  # its folder is gone, and with it all that a crash could bring back
         self._prune(key)
 
     def record_digests(self, blob: Blob, digests: Mapping[str, str]) -> bool:
-        with self._folder(blob.key) as (folder, name):
+        with self._tree.folder(blob.key) as (folder, name):
             fd, _ = self._open_blob(folder, name, blob.key)
         try:
             status = os.fstat(fd)
@@ -175,7 +182,7 @@ class LocalDriver:
             os.close(fd)
 
     def local_path(self, key: str) -> Path:
-        with self._folder(key) as (folder, name):
+        with self._tree.folder(key) as (folder, name):
             _check_file(os.stat(name, dir_fd=folder, follow_symlinks=False), self.root, key)
         return Path(self.root, key)
 
@@ -183,10 +190,7 @@ class LocalDriver:
         return posix.classify(exc)
 
     def close(self) -> None:
-        while self._pinned:
-            os.close(self._pinned.popitem()[1])
-        self._root = -1
-        self._let_go()
+        self._tree.close()
 
     # -- publishing ---------------------------------------------------------------------------------------------------
 
@@ -203,7 +207,7 @@ class LocalDriver:
 
     def _try_to_name(self, staged: Staged, key: str, blob: Blob, exclusive: bool, token: str) -> Blob:
         """Raises FileExistsError when the name is another's, and FileNotFoundError when it is worth another try."""
-        with self._folder(key, create=True) as (folder, name):
+        with self._tree.folder(key, create=True) as (folder, name):
             try:
                 if exclusive:
                     self._staging.publish(staged, folder, name)
@@ -212,8 +216,8 @@ class LocalDriver:
             except OSError as exc:
                 if exc.errno not in _TAKEN:
                     raise
-                if _is_folder(folder, name):
-                    _remove_empty(folder, name)
+                if is_folder(folder, name):
+                    remove_empty(folder, name)
                     raise FileNotFoundError(errno.ENOENT, "an empty folder was in the way", key) from None
                 blob = self._winner(staged, folder, name, key, token)
             posix.settle(folder)
@@ -242,94 +246,39 @@ class LocalDriver:
         if old is not None:
             self._records.forget(key, old)
 
+    def _unlink(self, folder: int, name: str, key: str, tag: str | None) -> bool:
+        """Take the name from a blob, durably; False when another version has it, or nobody."""
+        try:
+            fd, blob = self._open_blob(folder, name, key)
+            try:
+                if tag is not None and blob.tag != tag:
+                    return False
+                self._records.forget(key, os.fstat(fd))
+            finally:
+                os.close(fd)
+            os.unlink(name, dir_fd=folder)
+        except FileNotFoundError:
+            # Whoever took it may not have flushed that yet, or may have failed to.
+            posix.settle(folder)
+            return False
+        posix.settle(folder)
+        return True
+
     def _prune(self, key: str) -> None:
         """Remove the folders that a deleted blob leaves empty; any that is in use, or not ours to remove, stays."""
         folders = key.split("/")[:-1]
         with contextlib.suppress(OSError):
             while folders:
-                with self._folder("/".join(folders)) as (parent, name):
+                with self._tree.folder("/".join(folders)) as (parent, name):
                     os.rmdir(name, dir_fd=parent)
                 folders.pop()
-
-    # -- folders and files --------------------------------------------------------------------------------------------
-
-    def _folder(self, key: str, *, create: bool = False) -> _Folder:
-        """Open the folder of a key. With ``create``, it is there durably."""
-        *folders, name = key.split("/")
-        self._check_root()
-        fd = self._root
-        try:
-            for folder in folders:
-                child = self._enter(fd, folder, create)
-                parent, fd = fd, child
-                try:
-                    if create:
-                        self._pin(child, parent)
-                finally:
-                    if parent != self._root:
-                        os.close(parent)
-            return _Folder(fd, name, fd != self._root)
-        except BaseException:
-            if fd != self._root:
-                os.close(fd)
-            raise
-
-    def _check_root(self) -> None:
-        """Raise `Unavailable` when the root's path leads to another folder than the one that is held open."""
-        try:
-            status = os.stat(self.root)
-        except (FileNotFoundError, NotADirectoryError):
-            raise Unavailable(f"the folder {self.root} is gone: check that its volume is mounted") from None
-        if (status.st_dev, status.st_ino) != self._root_id:
-            raise Unavailable(
-                f"{self.root} is not the folder that was opened: check that its volume is mounted, and restart if it"
-                " was replaced on purpose"
-            )
-
-    def _enter(self, parent: int, folder: str, create: bool) -> int:
-        try:
-            return os.open(folder, posix.DIRECTORY, dir_fd=parent)
-        except FileNotFoundError:
-            if not create:
-                raise
-        except OSError as exc:
-            if exc.errno not in (errno.ENOTDIR, errno.ELOOP):
-                raise
-            if stat.S_ISLNK(os.stat(folder, dir_fd=parent, follow_symlinks=False).st_mode):
-                raise Denied(_link_message(self.root, folder)) from None
-            if create:
-                raise NotADirectoryError(errno.ENOTDIR, f"{folder!r} is a file there, and no folder") from None
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder) from None
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, dir_fd=parent)
-        child = os.open(folder, posix.DIRECTORY, dir_fd=parent)
-        posix.share(child, self._root_mode, folder=True)
-        return child
-
-    def _pin(self, child: int, parent: int) -> None:
-        """See to it that a folder's own entry is durable, once for as long as it is the same folder.
-
-        The last few are held open: the number of an inode that is held is not given to another.
-        """
-        status = os.fstat(child)
-        identity = (status.st_dev, status.st_ino)
-        if identity in self._pinned:
-            return
-        os.fsync(parent)
-        held = os.dup(child)
-        if self._pinned.setdefault(identity, held) != held:
-            os.close(held)
-        while len(self._pinned) > _PINNED:
-            oldest = self._pinned.pop(next(iter(self._pinned)), None)
-            if oldest is not None:
-                os.close(oldest)
 
     def _open_blob(self, folder: int, name: str, key: str) -> tuple[int, Blob]:
         try:
             fd = os.open(name, _FILE, dir_fd=folder)
         except OSError as exc:
             if exc.errno in (errno.ELOOP, errno.ENXIO, errno.ENODEV):
-                raise Denied(_link_message(self.root, key), key=key) from None
+                raise Denied(not_followed(self.root, key), key=key) from None
             raise
         try:
             status = os.fstat(fd)
@@ -339,29 +288,26 @@ class LocalDriver:
             os.close(fd)
             raise
 
-    def _walk(self, folder: int, prefix: str) -> Iterator[Blob]:
-        """Yield the blobs below an open folder, which is closed at the end."""
+    def _names(self, prefix: str) -> list[str]:
+        """Return what is in a folder, sorted as keys are: a folder by its name and a slash."""
         try:
-            with os.scandir(folder) as entries:
-                # A folder sorts as its blobs do: by its name and a slash.
+            with self._tree.folder(prefix + "-") as (folder, _), os.scandir(folder) as entries:
                 names = sorted(each.name + "/" * each.is_dir(follow_symlinks=False) for each in entries)
-            for name in names:
-                if name in _HIDDEN and not prefix:
-                    continue
-                # What is gone by now, or is neither a file nor a folder, is no blob.
-                with contextlib.suppress(FileNotFoundError):
-                    if name.endswith("/"):
-                        yield from self._walk(self._enter(folder, name[:-1], create=False), prefix + name)
-                    elif stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-                        yield self._listed(folder, name, prefix + name)
-        finally:
-            os.close(folder)
+        except FileNotFoundError:
+            return []
+        except PermissionError as exc:
+            raise PermissionError(exc.errno, f"{exc.strerror}: the folder {prefix!r} of {self.root}") from exc
+        return names if prefix else [name for name in names if name not in _HIDDEN]
 
     def _listed(self, folder: int, name: str, key: str) -> Blob:
         try:
             fd, blob = self._open_blob(folder, name, key)
+        except Denied:
+            raise FileNotFoundError(errno.ENOENT, "it is no file", key) from None
         except PermissionError:
-            return _blob(key, os.stat(name, dir_fd=folder, follow_symlinks=False), Record({}, None))
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            _check_file(status, self.root, key)
+            return _blob(key, status, Record({}, None))
         os.close(fd)
         return blob
 
@@ -371,53 +317,9 @@ def _blob(key: str, status: os.stat_result, record: Record) -> Blob:
     return Blob(key, status.st_size, status.st_mtime, tag, record.digests)
 
 
-class _Folder:
-    """An open folder, and the last segment of a key in it."""
-
-    __slots__ = ("_fd", "_name", "_owned")
-
-    def __init__(self, fd: int, name: str, owned: bool) -> None:
-        self._fd = fd
-        self._name = name
-        self._owned = owned
-
-    def __enter__(self) -> tuple[int, str]:
-        return self._fd, self._name
-
-    def __exit__(self, *exc: object) -> None:
-        if self._owned:
-            os.close(self._fd)
-
-
 def _check_file(status: os.stat_result, root: str, key: str) -> None:
     """Raise FileNotFoundError for a folder, and `Denied` for anything else that is no regular file."""
     if stat.S_ISDIR(status.st_mode):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
     if not stat.S_ISREG(status.st_mode):
-        raise Denied(_link_message(root, key), key=key)
-
-
-def _is_folder(parent: int, name: str) -> bool:
-    try:
-        return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return False
-
-
-def _remove_empty(parent: int, name: str) -> None:
-    """Remove a folder that holds nothing but empty folders. Raises IsADirectoryError when it holds anything else."""
-    folder = os.open(name, posix.DIRECTORY, dir_fd=parent)
-    try:
-        with os.scandir(folder) as entries:
-            inner = [(each.name, each.is_dir(follow_symlinks=False)) for each in entries]
-        for each, is_folder in inner:
-            if not is_folder:
-                raise IsADirectoryError(errno.EISDIR, f"it is a folder there, with {each!r} in it")
-            _remove_empty(folder, each)
-    finally:
-        os.close(folder)
-    os.rmdir(name, dir_fd=parent)
-
-
-def _link_message(root: str, name: str) -> str:
-    return f"{keys.shown(name)} in {root} is a link or a device, which is not followed: put a copy of the file there"
+        raise Denied(not_followed(root, key), key=key)

@@ -11,12 +11,14 @@ import itertools
 import os
 import threading
 import time
+import weakref
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 from dataclasses import replace as copy_with
 from typing import TYPE_CHECKING, BinaryIO
 
 from pkgstore import keys
+from pkgstore.config import without_secrets
 from pkgstore.driver import Blob, Body
 from pkgstore.errors import Exists, InvalidKey, Misconfigured, NotFound, StoreError
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 _CONTROL_PREFIX = f"{keys.CONTROL}/"
 
 
-@dataclass
+@dataclass(eq=False)
 class _Space:
     """What one name holds."""
 
@@ -35,13 +37,17 @@ class _Space:
     order: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def __post_init__(self) -> None:
+        _all.add(self)
+
 
 _spaces: dict[str, _Space] = {}
+_all: weakref.WeakSet[_Space] = weakref.WeakSet()
 _versions = itertools.count(1)
 
 
 def _forget_locks() -> None:
-    for space in _spaces.values():
+    for space in _all:
         space.lock = threading.Lock()
 
 
@@ -52,7 +58,7 @@ def connect(url: SplitResult, *, create: bool) -> MemoryDriver:
     """Return the driver for ``memory://name``."""
     if url.path.strip("/"):
         raise Misconfigured(
-            f"memory://{url.netloc}{url.path} has a path: a memory store has a name only, memory://name"
+            f"{without_secrets(url.geturl())} has a path: a memory store has a name only, memory://name"
         )
     return MemoryDriver(_spaces.setdefault(url.netloc, _Space()) if url.netloc else _Space())
 

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 
-from pkgstore.errors import Denied, Exists, Full, InvalidKey, NotFound, StoreError, Unavailable
+from pkgstore.errors import Denied, Exists, Full, InvalidKey, NotFound, StoreError, Unavailable, Unsupported
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -21,6 +21,7 @@ _CLASSES: dict[type[StoreError], set[int]] = {
     Full: {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMLINK},
     InvalidKey: {errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL},
 }
+_CLASSES[Unsupported] = {errno.EXDEV}
 _KINDS = {number: kind for kind, numbers in _CLASSES.items() for number in numbers}
 
 _RENAME_NOREPLACE = 1

@@ -13,12 +13,13 @@ which was put there by hand, and may still be growing, is bound by the time and 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
+import logging
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from pkgstore import keys
 from pkgstore.drivers import posix
 
 if TYPE_CHECKING:
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
 
     from pkgstore.drivers.staging import Staging
 
+_log = logging.getLogger("pkgstore")
+
 _ATTRIBUTE = "user.pkgstore"
 _PUBLISHED = 1
 _ADOPTED = 2
 _BOUND = 17
+_TIMES = 1 << 64
 _ALGORITHMS = {1: ("sha256", 32), 2: ("md5", 16), 3: ("blake2b", 64)}
 _NUMBERS = {name: number for number, (name, _) in _ALGORITHMS.items()}
 _LONGEST = 4096
@@ -73,7 +77,7 @@ class Records:
         """Keep the record of a file that cannot carry it, durably. ``status`` is as the file will have its name."""
         path = self._path(key, status)
         folder = os.path.dirname(path)
-        posix.make_folders(folder, self._staging.root_mode)
+        posix.make_folders(folder, self._staging.tree.mode)
         with self._staging.stage() as staged:
             staged.write(packed)
             staged.sync()
@@ -94,9 +98,14 @@ class Records:
             return _UNKNOWN
 
     def forget(self, key: str, status: os.stat_result) -> None:
-        """Remove what lies beside for a file that is about to lose its name."""
-        with contextlib.suppress(FileNotFoundError):
+        """Remove what lies beside for a file that has lost its name, or is about to."""
+        try:
             os.unlink(self._path(key, status))
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            # It is bound to that very file, so that it can stay; what became of the file is not to depend on it.
+            _log.warning("cannot remove the record of %s: %s", keys.shown(key), exc.strerror)
 
     def _path(self, key: str, status: os.stat_result) -> str:
         name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
@@ -114,7 +123,7 @@ def of_adopted(digests: Mapping[str, str], status: os.stat_result) -> bytes:
 
 
 def _binding(status: os.stat_result) -> bytes:
-    return status.st_mtime_ns.to_bytes(8, "big", signed=True) + status.st_size.to_bytes(8, "big")
+    return (status.st_mtime_ns % _TIMES).to_bytes(8, "big") + status.st_size.to_bytes(8, "big")
 
 
 def _packed(digests: Mapping[str, str]) -> bytes:

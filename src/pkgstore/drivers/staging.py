@@ -18,6 +18,8 @@ from pkgstore.drivers import posix
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pkgstore.drivers.tree import Tree
+
 _log = logging.getLogger("pkgstore")
 
 _AHEAD = 8 << 20
@@ -26,10 +28,9 @@ _AHEAD = 8 << 20
 class Staging:
     """The staging folder of one store."""
 
-    def __init__(self, folder: str, root_mode: int, check_root: Callable[[], None]) -> None:
+    def __init__(self, folder: str, tree: Tree) -> None:
         self.folder = folder
-        self.root_mode = root_mode
-        self._check_root = check_root
+        self.tree = tree
         self._give_name: Callable[[str, int, str], None] = _link
         self._reaped_by: int | None = None
 
@@ -95,7 +96,7 @@ class Staging:
             staged = Staged(fd, path, self)
             try:
                 if staged.lock():
-                    posix.share(fd, self.root_mode, folder=False)
+                    posix.share(fd, self.tree.mode, folder=False)
                     return staged
             except BaseException:
                 os.close(fd)
@@ -105,12 +106,12 @@ class Staging:
     def _make_folder(self) -> None:
         # A missing root stays an error: it is made when a store is opened, never by a write. Nor are folders made in an
         # empty mount point.
-        self._check_root()
+        self.tree.check()
         for folder in (os.path.dirname(self.folder), self.folder):
             # A root that goes at this very moment is found to be gone when the file is tried again.
             with contextlib.suppress(FileExistsError, FileNotFoundError):
                 os.mkdir(folder)
-                posix.share(folder, self.root_mode, folder=True)
+                posix.share(folder, self.tree.mode, folder=True)
 
 
 def _link(path: str, folder: int, name: str) -> None:
@@ -138,8 +139,11 @@ class Staged:
         except OSError as failure:
             # What became of the publish is decided already; whoever reaps next removes the file.
             _log.warning("cannot remove the staged file %s: %s", self.path, failure.strerror)
-        finally:
+        try:
             os.close(self.fd)
+        except OSError as failure:
+            # It was flushed before it got its name, or is not wanted any more.
+            _log.warning("closing the staged file %s: %s", self.path, failure.strerror)
         if isinstance(exc, OSError) and posix.is_full(exc):
             self._staging.reap()
 
