@@ -28,11 +28,25 @@ with warnings.catch_warnings():
     # pypiserver imports modules of the standard library that are deprecated, and leaves an import hook of an old kind
     # behind, which warns at every import that fails from then on.
     warnings.simplefilter("ignore")
+    from pkgstore.integrations import pypiserver
     from pkgstore.integrations.pypiserver import create_app
 
     sys.meta_path[:] = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
 
-__all__ = ["Answer", "Server", "call", "create_app", "gunicorn", "key_of", "path_of", "pkgstore_app", "serve", "until"]
+__all__ = [
+    "Answer",
+    "Server",
+    "call",
+    "create_app",
+    "gunicorn",
+    "key_of",
+    "path_of",
+    "peak_memory",
+    "pkgstore_app",
+    "pypiserver",
+    "serve",
+    "until",
+]  # fmt: skip
 
 _READY_WITHIN = 60.0
 _ENDED_WITHIN = 20.0
@@ -215,6 +229,12 @@ def until(condition: Callable[[], object], within: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "what was waited for did not come"
         time.sleep(0.01)
+
+
+def peak_memory(process: int) -> int:
+    """Return the most memory that a process has had so far, in bytes."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
 
 
 def path_of(link: str) -> str:

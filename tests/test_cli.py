@@ -90,6 +90,15 @@ def test_init_adopts_files_that_are_there(tmp_path: Path) -> None:
     assert run("ls", tmp_path).stdout == "old.whl\n"
 
 
+def test_init_makes_no_store_inside_another(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(root)
+    for inner in (root / "six", root / "a" / "b", tmp_path / "link" / "c"):
+        assert f"inside the store {root}," in complaint(run("init", inner), 2)
+    assert sorted(path.name for path in root.iterdir()) == [".pkgstore", "six"]
+    assert run("init", root).returncode == 0
+    assert run("init", f"{root}-beside").returncode == 0
+
+
 def test_a_memory_store_is_refused() -> None:
     assert "lives in one Python process" in complaint(run("init", "memory://x"), 2)
 
@@ -357,6 +366,8 @@ def test_rm_goes_on_after_a_key_that_is_missing(root: Path) -> None:
     ]
     assert result.returncode == 3
     assert json.loads(result.stderr)["key"] == "a"
+    assert complaint(run("rm", root, "a", "b"), 3) == f"'a', 'b' are not in {root.as_uri()}"
+    assert complaint(run("rm", root, "a"), 3) == f"'a' is not in {root.as_uri()}"
     assert run("rm", root, "a", "--force").returncode == 0
 
 

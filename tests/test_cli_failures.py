@@ -93,8 +93,9 @@ def test_help_lists_every_code() -> None:
         (["ls", "URL", "--jsn"], "--json"),
         (["ls", "URL", "-o", "timeout"], "'timeout' is not NAME=VALUE"),
         (["ls", "URL", "-o", "timeout=1", "-o", "timeout=2"], "given twice"),
-        (["ls", "URL", "-o", "create=yes"], "up to the command"),
+        (["ls", "URL", "-o", "create=yes"], "'create' is for the command to decide"),
         (["put", "URL", "k", "--size", "-1"], "--size"),
+        (["put", "URL", "k", "--size", "five"], "not a valid number of bytes"),
         (["serve", "-p", "80", "URL"], "-p"),
     ],
 )
@@ -108,6 +109,9 @@ def test_a_mistyped_option_or_url(root: Path, tmp_path: Path) -> None:
     assert "did you mean 'timeout'?" in complaint(run("ls", root, "-o", "timeot=1"), 2)
     assert "s3" in complaint(run("ls", "s3://bucket"), 2)
     assert "empty" in complaint(run("ls", ""), 2)
+    assert "options need a URL" in complaint(run("ls", f"{root}?readonly=yes"), 2)
+    assert "readonly='maybe'" in complaint(run("ls", f"{root.as_uri()}?readonly=maybe"), 2)
+    assert "secret" not in complaint(run("ls", "memory://user:secret@x"), 2)
     assert "no sha256" in complaint(run("put", root, "k", os.devnull, "--sha256", "12"), 2)
     assert list(tmp_path.iterdir()) == [root]
 
@@ -170,6 +174,10 @@ def test_a_file_that_cannot_be_written(root: Path, tmp_path: Path) -> None:
     assert "cannot write" in complaint(run("get", root, "a", tmp_path / "none" / "a"), 1)
     error = json.loads(run("get", root, "a", tmp_path / "none" / "a", "--json").stderr)
     assert error["error"] == "FileNotFoundError"
+    assert complaint(run("get", root, "a", f"{tmp_path}/none/"), 1) == (
+        f"cannot write {tmp_path}/none/: there is no such folder"
+    )
+    assert list(tmp_path.iterdir()) == [root]
 
 
 def test_a_local_disk_that_is_full(root: Path, tmp_path: Path) -> None:
@@ -194,15 +202,30 @@ def test_an_output_that_is_full_or_closed(root: Path, command: list[str]) -> Non
         assert "Exception ignored" not in run("ls", root, "none", stdout=full).stderr
 
 
-def test_get_to_a_closed_output(root: Path) -> None:
+@pytest.mark.parametrize("command", [["--help"], ["--version"], ["ls", "--help"], ["demo"]])
+def test_help_for_an_output_that_is_full_or_that_nobody_reads(command: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        result = run(*command, stdout=full)
+    assert complaint(result, 1).endswith(": No space left on device" if "demo" not in command else "on device")
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with open(theirs, "wb") as pipe:
+        result = run(*command, stdout=pipe)
+    assert (result.returncode, result.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("command", [["get", "a", "-"], ["ls"], ["stat", "a", "--json"]])
+def test_a_closed_output(root: Path, command: list[str]) -> None:
+    name, *rest = command
     closed = subprocess.run(
-        ["sh", "-c", '"$@" >&-', "sh", *PKGSTORE, "get", root, "a", "-"],
+        ["sh", "-c", '"$@" >&-', "sh", *PKGSTORE, name, root, *rest],
         check=False,
         capture_output=True,
         text=True,
         env=ENVIRONMENT,
     )
-    assert "standard output" in complaint(closed, 1)
+    assert "standard output" in closed.stderr
+    assert (closed.returncode, closed.stderr.count("\n")) == (1, 1)
 
 
 @pytest.mark.parametrize("command", [["ls"], ["ls", "--json"], ["get", "big", "-"]])
@@ -285,6 +308,21 @@ def test_a_target_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 # -- signals -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupt_while_it_starts_is_no_error() -> None:
+    code = """
+import signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+from pkgstore.cli import main
+main()
+"""
+    result = subprocess.run([sys.executable, "-c", code, "--help"], check=False, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])

@@ -11,9 +11,15 @@ from pathlib import Path
 import pytest
 
 import pkgstore
-from pkgstore.cli import app
+from pkgstore.cli import serving
 from pkgstore.config import split_url
 from tests.command import ENVIRONMENT, PKGSTORE, complaint, run
+
+
+def taken_port(taken: socket.socket) -> str:
+    taken.bind(("127.0.0.1", 0))
+    taken.listen()
+    return str(taken.getsockname()[1])
 
 
 def test_help_is_ours_before_the_url_and_pypi_servers_after_it(tmp_path: Path) -> None:
@@ -21,7 +27,10 @@ def test_help_is_ours_before_the_url_and_pypi_servers_after_it(tmp_path: Path) -
     assert "pkgstore serve URL --help" in ours.stdout
     theirs = run("serve", tmp_path / "store", "--help")
     assert theirs.returncode == 0
+    assert theirs.stdout.startswith("These options of pypi-server go after URL.")
     assert "--overwrite" in theirs.stdout
+    assert "the options of pypi-server go after the URL" in complaint(run("serve", "-p", "80", tmp_path), 2)
+    assert "--create goes before the URL" in complaint(run("serve", tmp_path, "--create"), 2)
 
 
 def test_options_after_the_url_are_passed_on_as_they_are(tmp_path: Path) -> None:
@@ -33,20 +42,20 @@ from pkgstore.cli import main
 main()
 """
     words = ["-p", "80", "--help", "--", "-o", "x", "--version", "--json"]
-    command = [sys.executable, "-c", code, "serve", "-o", "timeout=1", "/a b", *words]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert shown.stdout == f"file:///a%20b?timeout=1 {words}\n"
+    for own, create in (([], "no"), (["--create"], "yes")):
+        command = [sys.executable, "-c", code, "serve", *own, "-o", "timeout=1", "/a b", *words]
+        shown = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert shown.stdout.splitlines()[-1] == f"file:///a%20b?timeout=1&create={create} {words}"
 
 
 def test_options_of_the_store_become_part_of_its_url() -> None:
-    url = app.with_options("/srv/ä 100%/x?y#z", {"timeout": "1&2"})
+    url = serving.with_options("/srv/ä 100%/x?y#z", {"timeout": "1&2"})
     parts, options = split_url(url)
     assert (parts.path, options) == ("/srv/ä 100%/x?y#z", {"timeout": "1&2"})
-    assert split_url(app.with_options("memory://name?readonly=1", {"timeout": "5"}))[1] == {
+    assert split_url(serving.with_options("memory://name?readonly=1", {"timeout": "5"}))[1] == {
         "readonly": "1",
         "timeout": "5",
     }
-    assert app.with_options("relative", {}) == "relative"
 
 
 def test_without_pypiserver_one_line_says_what_to_install(tmp_path: Path) -> None:
@@ -64,26 +73,37 @@ def test_a_store_that_cannot_be_opened(tmp_path: Path) -> None:
     complaint(run("serve", tmp_path / "file"), 2)
 
 
+def test_serving_makes_no_store(tmp_path: Path) -> None:
+    for url in (tmp_path / "typo" / "deep", tmp_path, f"{tmp_path.as_uri()}?create=yes"):
+        assert "pkgstore init" in complaint(run("serve", url, "-i", "127.0.0.1", "-p", "0"), 3)
+        assert list(tmp_path.iterdir()) == []
+    assert "is a plain path" in complaint(run("serve", f"{tmp_path}/x?timeout=5", "-i", "127.0.0.1", "-p", "0"), 2)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_address_that_is_taken(tmp_path: Path) -> None:
+    pkgstore.open(tmp_path / "store").close()
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
-        result = run("serve", tmp_path / "store", "-i", "127.0.0.1", "-p", port)
-    assert result.returncode == 1
-    *_, last = result.stderr.splitlines()  # after what the server says of itself
-    assert last == f"pkgstore: cannot serve {tmp_path}/store: Address already in use"
-    assert "Traceback" not in result.stderr
+        port = taken_port(taken)
+        line = complaint(run("serve", tmp_path / "store", "-i", "127.0.0.1", "-p", port), 1)
+    assert line == f"cannot listen on port {port} of 127.0.0.1: Address already in use"
+
+
+def test_an_address_that_is_none(tmp_path: Path) -> None:
+    pkgstore.open(tmp_path / "store").close()
+    assert "no port 99999" in complaint(run("serve", tmp_path / "store", "-p", "99999"), 2)
+    line = complaint(run("serve", tmp_path / "store", "-i", "no host", "-p", "0"), 1)
+    assert line.startswith("cannot listen on port 0 of no host: ")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_server_ends_when_told_to(tmp_path: Path, number: signal.Signals) -> None:
-    with pkgstore.open(tmp_path / "store") as store:
-        store.publish("six/six-1.0.tar.gz", b"body")
+    (tmp_path / "store" / "six").mkdir(parents=True)
+    (tmp_path / "store" / "six" / "six-1.0.tar.gz").write_bytes(b"body")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [*PKGSTORE, "serve", str(tmp_path / "store"), "-i", "127.0.0.1", "-p", str(port)]
+    command = [*PKGSTORE, "serve", "--create", str(tmp_path / "store"), "-i", "127.0.0.1", "-p", str(port)]
     with (tmp_path / "log").open("w+") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
             page = until_served(port, "/simple/six/")

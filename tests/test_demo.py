@@ -68,6 +68,7 @@ def test_the_demo(temporary: Path) -> None:
     result = play(temporary)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
+    assert "\x1b" not in result.stdout
     for said in (
         "/health says",
         f"the store has it as {BLOB}",

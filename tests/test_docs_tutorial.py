@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ ELSEWHERE = {
     "python -m pip install '.[all]' && pkgstore demo",
     "python -m pip install nox && nox -s tests",
     "pkgstore demo",
+    "python -m pip install gunicorn",
 }
 PORT = "8080"
 
@@ -187,8 +189,9 @@ def test_the_tutorial(shell: Shell) -> None:
 
 def test_the_example_of_the_readme(shell: Shell, folder: Path) -> None:
     (example,) = (block for block in blocks(README) if block.language == "python")
-    shown = shell.run_python(example)
-    assert_alike(shown, "'six/six-1.17.0.tar.gz' is already in …\nTrue\n['six/six-1.17.0.tar.gz']\n")
+    refused = "'six/six-1.17.0.tar.gz' is already in …\nTrue\n['six/six-1.17.0.tar.gz']\n"
+    assert_alike(shell.run_python(example), f"{sha256(b'bytes, a path, or an open file').hexdigest()}\n{refused}")
+    assert_alike(shell.run_python(example), refused)
     assert (folder / "packages" / "six" / "six-1.17.0.tar.gz").is_file()
 
 
@@ -200,11 +203,23 @@ def test_the_commands_of_the_readme(shell: Shell, folder: Path) -> None:
         for command in commands(block)
         if command.line not in ELSEWHERE
     ]
-    serve, gunicorn = (line.replace("/srv/packages", str(folder / "packages")) for line in rest)
+    init, serve, gunicorn = (line.replace("/srv/packages", str(folder / "packages")) for line in rest)
+    shell.run(Command(init, "Made a store at …"))
     shell.run(Command(f"{serve} -i 127.0.0.1", ""))
     assert gunicorn.startswith("gunicorn --bind :8080 ")
     shell.run(Command(f"python -m {gunicorn} --check-config", ""))
     assert (folder / "packages" / ".pkgstore" / "store.json").is_file()
+
+
+def test_the_password_file_of_the_index_page(folder: Path) -> None:
+    lines = (ROOT / "docs" / "how-to" / "pypiserver.md").read_text().splitlines()
+    (line,) = (line.strip() for line in lines if line.startswith("    python -c "))
+    words = shlex.split(line)
+    assert words.pop(0) == "python"
+    subprocess.run([sys.executable, "-W", "ignore", *words], check=True, cwd=folder, input="secret\n", text=True)
+    check = "from passlib.apache import HtpasswdFile as F; f = F('htpasswd'); print(f.check_password('ann', 'secret'))"
+    command = [sys.executable, "-W", "ignore", "-c", check]
+    assert subprocess.run(command, check=True, cwd=folder, stdout=subprocess.PIPE, text=True).stdout == "True\n"
 
 
 def test_exit_codes_are_the_same_everywhere() -> None:

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,29 +14,26 @@ import pytest
 PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "write-a-driver.md"
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """The files of the page, as a package that is installed: a folder on the path, with metadata."""
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of the page in a folder, and the package that they are, installed in its folder `installed`."""
+    folder = tmp_path_factory.mktemp("project")
     for text in re.findall(
         r"^```(?:python|toml)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     ):
         name = re.match(r"# (\S+)\n", text)
         assert name, "every file on the page names itself in its first line"
-        (tmp_path / name.group(1)).write_text(text, encoding="utf-8")
-    described = tomllib.loads((tmp_path / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    metadata = tmp_path / "pkgstore_sqlite-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text(f"Name: {described['name']}\nVersion: {described['version']}\n")
-    ((group, entries),) = described["entry-points"].items()
-    lines = [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())]
-    (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
-    (tmp_path / "pyproject.toml").unlink()
-    return tmp_path
+        (folder / name.group(1)).write_text(text, encoding="utf-8")
+    # Beside this installation, and with the pkgstore that is here.
+    quiet = ["--quiet", "--disable-pip-version-check", "--root-user-action=ignore"]
+    done = run(folder, "-m", "pip", "install", *quiet, "--no-deps", "--target", "installed", ".")
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    environment["PYTHONPATH"] = os.pathsep.join([str(project), *sys.path])
+    environment["PYTHONPATH"] = os.pathsep.join([str(project / "installed"), *sys.path])
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=project,
@@ -49,7 +45,6 @@ def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
 def test_the_driver_passes(project: Path) -> None:
     # In memory where that can be, for speed: what is flushed to a disk is not what this tests.
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:

@@ -49,8 +49,8 @@ def twine(index: Server, home: Path, *arguments: str) -> subprocess.CompletedPro
 
 def pip_install(index: Server, home: Path, target: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     options = ["--isolated", "--disable-pip-version-check", "--retries", "0", "--no-deps", "--target", str(target)]
-    where = ["--index-url", f"{index.url}/simple/"]
-    return run(home, sys.executable, "-m", "pip", "install", *options, *where, *arguments)
+    options += ["--no-input", "--index-url", f"{index.url}/simple/"]
+    return run(home, sys.executable, "-m", "pip", "install", *options, *arguments)
 
 
 def uv(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -167,6 +167,23 @@ def test_pip_installs_what_was_put_there_by_hand_in_a_flat_folder(tmp_path: Path
         assert twine(index, tmp_path, str(root / wheel_name("by-hand", "1.9"))).returncode == 1
     assert version_in(tmp_path / "new", "by_hand") == "1.10"
     assert version_in(tmp_path / "old", "by_hand") == "1.0"
+
+
+def test_an_index_that_asks_for_a_password_for_everything(tmp_path: Path) -> None:
+    """Of twine, of pip for the page as well as for the download, and of uv."""
+    file = tmp_path / "htpasswd"
+    file.write_text("a:{SHA}hvfkN/qlp/zhXR3cuerq6jd2Z7g=\n")
+    options = ("-P", str(file), "-a", "download,list,update")
+    with gunicorn(pkgstore_app(tmp_path / "store", *options, anonymous=False), tmp_path / "log") as index:
+        assert twine(index, tmp_path, str(made(tmp_path, "guarded"))).returncode == 0
+        assert pip_install(index, tmp_path, tmp_path / "refused", "guarded").returncode != 0
+        where = f"http://a:a@127.0.0.1:{index.port}/simple/"
+        assert pip_install(index, tmp_path, tmp_path / "pip", "--index-url", where, "guarded").returncode == 0
+        target = ["--target", str(tmp_path / "uv"), "--cache-dir", str(tmp_path / "cache"), "--python", sys.executable]
+        done = uv(tmp_path, "pip", "install", *target, "--index-url", where, "guarded")
+        assert done.returncode == 0, done
+    assert not (tmp_path / "refused").exists()
+    assert version_in(tmp_path / "pip", "guarded") == version_in(tmp_path / "uv", "guarded") == "1.0"
 
 
 def test_pip_takes_a_second_install_from_its_cache(index: Server, root: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import socket
+from dataclasses import replace
 from email.utils import formatdate
 from http.client import IncompleteRead
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 
 import pkgstore
 from tests.packages import sdist, wheel, wheel_name
-from tests.servers import call, create_app, gunicorn, pkgstore_app, serve, until
+from tests.servers import call, create_app, gunicorn, peak_memory, pkgstore_app, serve, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +29,7 @@ NAME = wheel_name("big")
 PATH = f"/packages/big/{NAME}"
 DATA = wheel("big", payload=3_000_000)
 ETAG = f'"{hashlib.sha256(DATA).hexdigest()}"'
+MANY_DIGITS = "9" * 5000
 FOREVER = "public, max-age=31536000, immutable"
 
 
@@ -101,6 +103,9 @@ def test_head_is_get_without_the_body(index: Server) -> None:
         ("bytes=-22", len(DATA) - 22, len(DATA)),
         ("bytes=-99999999", 0, len(DATA)),
         ("bytes=5-99999999", 5, len(DATA)),
+        pytest.param(f"bytes=5-{MANY_DIGITS}", 5, len(DATA), id="many digits"),
+        pytest.param(f"bytes=-{MANY_DIGITS}", 0, len(DATA), id="many digits of a suffix"),
+        pytest.param(f"bytes={'5'.zfill(5000)}-9", 5, 10, id="many zeros"),
     ],
 )
 def test_a_range_is_served(index: Server, asked: str, start: int, stop: int) -> None:
@@ -124,7 +129,16 @@ def test_random_ranges_make_up_the_file(index: Server) -> None:
     assert b"".join(part.body for part in parts) == DATA
 
 
-@pytest.mark.parametrize("asked", [f"bytes={len(DATA)}-", f"bytes={len(DATA)}-{len(DATA) + 5}", "bytes=-0"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        f"bytes={len(DATA)}-",
+        f"bytes={len(DATA)}-{len(DATA) + 5}",
+        "bytes=-0",
+        pytest.param(f"bytes={MANY_DIGITS}-", id="many digits"),
+        pytest.param(f"bytes={MANY_DIGITS[:3000]}-{MANY_DIGITS}", id="twice many digits"),
+    ],
+)
 def test_a_range_outside_is_not_satisfiable(index: Server, asked: str) -> None:
     answer = index.get(PATH, {"Range": asked})
     assert answer.status == 416
@@ -170,6 +184,35 @@ def test_what_the_client_has_is_not_sent_again(index: Server) -> None:
             assert answer.headers["ETag"] == ETAG
             assert answer.headers["Cache-Control"] == FOREVER
             assert answer.body == (DATA if (method, status) == ("GET", 200) else b"")
+
+
+@pytest.mark.parametrize("mtime", [3e11, -1e11, float(1 << 62)])
+def test_a_time_that_http_cannot_write_is_left_out(mtime: float) -> None:
+    """It is outside the years 1 to 9999, as some media allow."""
+    path, date = "/packages/old/old-1.0.zip", "Fri, 20 Nov 2026 00:00:00 GMT"
+    with pkgstore.open("memory://") as store:
+        store.publish("old/old-1.0.zip", b"0123")
+        app, driver = create_app(store, "-a", ".", "-P", "."), store.driver
+        stat, open_ = driver.stat, driver.open
+
+        def opened(key: str, *args: int, **options: str | None) -> tuple[pkgstore.Blob, object]:
+            blob, stream = open_(key, *args, **options)  # type: ignore[arg-type]
+            return replace(blob, mtime=mtime), stream
+
+        driver.stat = lambda key: replace(stat(key), mtime=mtime)  # type: ignore[method-assign]
+        driver.open = opened  # type: ignore[method-assign, assignment]
+        for method, headers, status, body in (
+            ("GET", {}, 200, b"0123"),
+            ("HEAD", {}, 200, b""),
+            ("GET", {"If-Modified-Since": date}, 200, b"0123"),
+            ("GET", {"Range": "bytes=1-2"}, 206, b"12"),
+            ("GET", {"Range": "bytes=1-2", "If-Range": date}, 200, b"0123"),
+        ):
+            answer = call(app, method, path, headers)
+            assert (answer.status, answer.body) == (status, body)
+            assert "Last-Modified" not in answer.headers
+            assert "ETag" in answer.headers
+        assert list(call(app, "GET", "/simple/old/").links) == ["old-1.0.zip"]
 
 
 def test_the_tag_of_a_version_changes_with_it(tmp_path: Path) -> None:
@@ -367,9 +410,3 @@ def test_a_large_download_takes_little_memory(tmp_path: Path) -> None:
         assert received == size
         assert peak_memory(worker) - before < 32 << 20
         connection.close()
-
-
-def peak_memory(process: int) -> int:
-    """Return the most memory that a process has had so far, in bytes."""
-    status = Path(f"/proc/{process}/status").read_text()
-    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024

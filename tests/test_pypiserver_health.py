@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 from typing import TYPE_CHECKING
 
@@ -192,6 +193,30 @@ def test_a_full_medium_is_not_healthy_until_there_is_space(tmp_path: Path) -> No
         assert "free some space" in index.get("/health").text
         filler.unlink()
         until(lambda: index.get("/health").status == 200)
+
+
+def test_a_read_only_medium_is_healthy_for_reading_alone(tmp_path: Path) -> None:
+    """Whatever is there is served in any case."""
+    with needs.mounted("tmpfs", tmp_path / "small", "size=2m") as root:
+        with pkgstore.open(root) as store:
+            store.publish("there/there-1.0.zip", b"there")
+        subprocess.run(["mount", "-o", "remount,ro", str(root)], check=True)
+        with (
+            gunicorn(pkgstore_app(root), tmp_path / "log", workers=1, ready="/simple/") as index,
+            gunicorn(pkgstore_app(f"file://{root}?readonly=true"), tmp_path / "log2", workers=1) as readonly,
+        ):
+            answer = index.get("/health")
+            assert answer.status == 503
+            assert "<pre>" in answer.text
+            assert "Traceback" not in answer.text
+            assert readonly.get("/health").status == 200
+            for server in (index, readonly):
+                assert list(server.files("there")) == ["there-1.0.zip"]
+                assert server.get("/packages/there/there-1.0.zip").body == b"there"
+                assert server.upload("more-1.0.zip", b"more").status == 403
+            subprocess.run(["mount", "-o", "remount,rw", str(root)], check=True)
+            until(lambda: index.get("/health").status == 200)
+            assert index.upload("more-1.0.zip", b"more").status == 200
 
 
 def fill(path: Path) -> None:

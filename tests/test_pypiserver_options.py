@@ -14,7 +14,7 @@ import pytest
 
 import pkgstore
 from tests.packages import upload_form, wheel, wheel_name
-from tests.servers import call, create_app, gunicorn, path_of, pkgstore_app, serve
+from tests.servers import call, create_app, gunicorn, path_of, pkgstore_app, pypiserver, serve
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -41,6 +41,26 @@ def test_a_store_is_given_open_or_by_path_or_by_url(tmp_path: Path) -> None:
         for given in (store, tmp_path, str(tmp_path), tmp_path.as_uri(), f"{tmp_path.as_uri()}?timeout=1"):
             assert call(create_app(given, *OPEN), "GET", "/simple/").links == {"here": "here/"}
         assert store.read("here/here-1.0.zip") == b"x"
+
+
+def test_a_request_does_not_wait_long_for_a_folder_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[object] = []
+    really = pypiserver.open_store
+
+    def opening(url: object, **options: object) -> pkgstore.Store:
+        given.append(options.get("timeout"))
+        return really(tmp_path, timeout=0)
+
+    monkeypatch.setattr(pypiserver, "open_store", opening)
+    app = create_app(tmp_path, *OPEN)
+    create_app(f"file://{tmp_path}?timeout=60", *OPEN)
+    assert given == [5.0, None]
+    tmp_path.rename(tmp_path.with_name("elsewhere"))
+    answer = call(app, "GET", "/simple/six/")
+    assert answer.status == 503
+    assert f"the folder {tmp_path} is gone: check that its volume is mounted" in answer.text
 
 
 def test_a_store_of_one_tenant_sees_no_other(tmp_path: Path) -> None:
@@ -150,6 +170,29 @@ def test_an_htpasswd_file(tmp_path: Path) -> None:
         assert list(index.files("closed")) == ["closed-1.0.zip"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("ann:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=", id="sha1"),
+        pytest.param("ann:$apr1$abcdefgh$h9FWgUz3n9YxylKLlR5SQ/", id="apr_md5"),
+    ],
+)
+def test_an_htpasswd_file_guards_whatever_it_is_asked_to(tmp_path: Path, line: str) -> None:
+    """In this process, where a warning is an error."""
+    file = tmp_path / "htpasswd"
+    file.write_text(f"{line}\n")
+    app = create_app(tmp_path / "store", "-P", str(file), "-a", "download,list,update", "--disable-fallback")
+    headers, body = upload_form("closed-1.0.zip", b"x")
+    requests = [("POST", "/", headers, body)]
+    for path in ("/simple/", "/simple/closed/", "/packages/", "/packages/closed/closed-1.0.zip", "/closed/json"):
+        requests += [("GET", path, {}, b""), ("HEAD", path, {}, b"")]
+    for method, path, fields, data in requests:
+        for word, status in (None, 401), ("wrong", 403), ("secret", 200):
+            given = {} if word is None else {"Authorization": f"Basic {b64encode(f'ann:{word}'.encode()).decode()}"}
+            assert call(app, method, path, fields | given, data).status == status, (method, path, word)
+    assert call(app, "GET", "/health").status == 200
+
+
 def test_nothing_is_written_to_the_home_folder(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
@@ -194,6 +237,7 @@ def test_a_path_to_serve_below(tmp_path: Path) -> None:
 # -- serve ------------------------------------------------------------------------------------------------------------
 
 SERVERS = ["auto", "auto without waitress", "wsgiref", "gunicorn"]
+CONCURRENT = [*SERVERS[:3], "gunicorn with threads"]
 
 
 def served(tmp_path: Path, server: str, *options: str, ready: str = "/health") -> AbstractContextManager[Server]:
@@ -206,6 +250,8 @@ def served(tmp_path: Path, server: str, *options: str, ready: str = "/health") -
         environ["PYTHONPATH"] = os.pathsep.join([str(blocked), *filter(None, [os.environ.get("PYTHONPATH")])])
     if server == "gunicorn":
         environ["GUNICORN_CMD_ARGS"] = "--workers 2"
+    if server == "gunicorn with threads":
+        environ["GUNICORN_CMD_ARGS"] = "--workers 1 --threads 4"
     return serve(tmp_path / "store", tmp_path / "log", "--server", server.split()[0], *options, ready=ready, **environ)
 
 
@@ -223,8 +269,9 @@ def test_serving(tmp_path: Path, server: str) -> None:
         assert index.get(path, {"If-None-Match": head.headers["ETag"]}).status == 304
 
 
-@pytest.mark.parametrize("server", SERVERS[:3])
+@pytest.mark.parametrize("server", CONCURRENT)
 def test_an_upload_does_not_hold_up_downloads(tmp_path: Path, server: str) -> None:
+    """However slowly its client sends."""
     with served(tmp_path, server, *OPEN) as index:
         assert index.upload("there-1.0.zip", b"there").status == 200
         headers, body = upload_form("slow-1.0.zip", bytes(1_000_000))
@@ -232,10 +279,12 @@ def test_an_upload_does_not_hold_up_downloads(tmp_path: Path, server: str) -> No
         lines += [f"{name}: {value}" for name, value in headers.items()]
         with socket.create_connection(("127.0.0.1", index.port), timeout=60) as upload:
             upload.sendall("\r\n".join([*lines, "", ""]).encode() + body[:500_000])
-            for _ in range(3):
+            for drop in range(500_000, 500_020):
                 assert index.get("/packages/there/there-1.0.zip").body == b"there"
                 assert index.files("slow") == {}
-            upload.sendall(body[500_000:])
+                upload.sendall(body[drop : drop + 1])
+            assert index.get("/health").status == 200
+            upload.sendall(body[500_020:])
             assert upload.recv(1000).split()[1] == b"200"
         assert list(index.files("slow")) == ["slow-1.0.zip"]
 

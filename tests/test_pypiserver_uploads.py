@@ -16,7 +16,7 @@ import pytest
 import pkgstore
 from tests import needs
 from tests.packages import form, sdist, upload_form, wheel, wheel_name
-from tests.servers import call, create_app, gunicorn, key_of, path_of, pkgstore_app, until
+from tests.servers import call, create_app, gunicorn, key_of, path_of, peak_memory, pkgstore_app, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,6 +179,30 @@ def test_what_cannot_be_a_digest_is_refused(index: Server, field: str) -> None:
     assert index.files("malformed") == {}
 
 
+@pytest.mark.parametrize("field", ["sha256_digest", "md5_digest", "blake2_256_digest"])
+def test_a_digest_is_given_once_and_as_text(index: Server, field: str) -> None:
+    """Which of two is meant cannot be told, and a file is not looked into."""
+    right = {
+        "sha256_digest": hashlib.sha256(b"x"),
+        "md5_digest": hashlib.md5(b"x", usedforsecurity=False),
+        "blake2_256_digest": hashlib.blake2b(b"x", digest_size=32),
+    }[field].hexdigest()
+    headers, body = upload_form("twice-1.0.tar.gz", b"x", **{field: right})
+    _, nothing = form({})
+    for values in ({field: "0" * len(right)}, {field: right}, {field: ""}):
+        _, before = form(values)
+        answer = index.request("POST", "/", headers, before.removesuffix(nothing) + body)
+        assert answer.status == 400
+        assert field in message(answer)
+    headers, body = form(
+        {":action": "file_upload"}, content=("twice-1.0.tar.gz", b"x"), **{field: ("", right.encode())}
+    )
+    answer = index.request("POST", "/", headers, body)
+    assert answer.status == 400
+    assert field in message(answer)
+    assert index.files("twice") == {}
+
+
 def test_digests_are_those_of_the_package_and_not_of_its_signature(index: Server) -> None:
     data, signature = sdist("signed"), b"-----BEGIN PGP SIGNATURE-----"
     fields = {":action": "file_upload", "sha256_digest": hashlib.sha256(data).hexdigest()}
@@ -272,6 +296,85 @@ def test_an_upload_whose_client_dies_leaves_nothing(index: Server, store: pkgsto
     assert answer.split()[1] == b"400"
     assert list(store.list(f"{project}/")) == []
     assert index.files(project) == {}
+
+
+@pytest.mark.parametrize("missing", [3, 4, 5, 60, 20_000])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_form_without_its_end_is_refused_though_its_length_agrees(missing: int, chunked: bool) -> None:
+    """Whatever stands between may have cut it, and told the length of what is left."""
+    with pkgstore.open("memory://") as store:
+        app = create_app(store, "-a", ".", "-P", ".")
+
+        def send(headers: dict[str, str], body: bytes) -> int:
+            if chunked:
+                headers = headers | {"Transfer-Encoding": "chunked", "Content-Length": ""}
+                body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+            answer = call(app, "POST", "/", headers, body)
+            assert answer.status == 200 or "closing boundary" in message(answer)
+            return answer.status
+
+        headers, body = upload_form("cut-1.0.tar.gz", os.urandom(40_000))
+        assert send(headers, body[:-missing]) == 400
+        assert list(store.list()) == []
+        # The delimiter is all there without its line's end.
+        assert send(headers, body[:-2]) == 200
+        headers, body = form({":action": "remove_pkg", "name": "cut", "version": "1.0"})
+        # Whatever of the boundary is left would be the end of the version, but for this.
+        assert send(headers, body[:-4]) == 400
+        assert [blob.key for blob in store.list()] == ["cut/cut-1.0.tar.gz"]
+        assert send(headers, body) == 200
+        assert list(store.list()) == []
+
+
+def test_a_form_without_its_end_is_refused_by_a_server(index: Server, root: Path) -> None:
+    headers, body = upload_form("endless-1.0.tar.gz", os.urandom(400_000))
+    answer = index.request("POST", "/", headers, body[:-200_000])
+    assert answer.status == 400
+    assert "closing boundary" in message(answer)
+    assert index.files("endless") == {}
+    assert not any((root / ".pkgstore" / "tmp").iterdir())
+
+
+@pytest.mark.parametrize(
+    "kind", ["", "; boundary=", '; boundary=""', "; boundary=\xe9", "; boundary=other", "; boundary=" + "b" * 300]
+)
+def test_a_form_without_its_boundary_is_refused(kind: str) -> None:
+    with pkgstore.open("memory://") as store:
+        app = create_app(store, "-a", ".", "-P", ".")
+        _, body = upload_form("bare-1.0.tar.gz", b"x")
+        answer = call(app, "POST", "/", {"Content-Type": f"multipart/form-data{kind}"}, body)
+        assert answer.status == 400
+        assert message(answer)
+        assert list(store.list()) == []
+
+
+@pytest.mark.parametrize("name", ["nul-1.0.tar.gz\0.exe", "nul\0-1.0.tar.gz", "\0"])
+def test_a_name_with_a_nul_is_refused_in_one_line(index: Server, name: str) -> None:
+    answer = index.upload(name, b"x")
+    assert answer.status == 400
+    assert "form cannot be read" in message(answer)
+    assert index.files("nul") == {}
+
+
+@pytest.mark.parametrize("length", ["abc", "5, 3", "-5", "+5", "1_000", pytest.param("9" * 5000, id="many digits")])
+def test_a_length_that_is_no_number_is_refused(length: str) -> None:
+    with pkgstore.open("memory://") as store:
+        app = create_app(store, "-a", ".", "-P", ".")
+        headers, body = upload_form("length-1.0.tar.gz", b"x")
+        answer = call(app, "POST", "/", headers | {"Content-Length": length}, body)
+        assert answer.status == 400
+        assert "Content-Length" in message(answer)
+
+
+def test_a_large_upload_takes_little_memory(tmp_path: Path) -> None:
+    size = 128 << 20
+    with gunicorn(pkgstore_app(tmp_path / "store"), tmp_path / "log", workers=1) as index:
+        (worker,) = index.workers()
+        assert index.upload("small-1.0.tar.gz", b"x").status == 200
+        before = peak_memory(worker)
+        assert index.upload("large-1.0.tar.gz", bytes(size)).status == 200
+        assert peak_memory(worker) - before < 48 << 20
+        assert index.request("HEAD", "/packages/large/large-1.0.tar.gz").headers["Content-Length"] == str(size)
 
 
 def test_a_removal_that_is_cut_short_removes_nothing(index: Server) -> None:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import pkgstore
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 ROOT = Path(__file__).parent.parent
 SMALL = ["--processes=3", "--keys=12", "--sizes=1,100Ki", "--reads=100", "--kills=4"]
 
 
-def run(*arguments: str, code: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, code: str = "", preexec_fn: Callable[[], None] | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
     command = ["-c", code] if code else ["-m", "pkgstore.testing.race"]
     return subprocess.run(
         [sys.executable, *command, *arguments],
@@ -27,6 +34,7 @@ def run(*arguments: str, code: str = "", **variables: str) -> subprocess.Complet
         text=True,
         timeout=120,
         check=False,
+        preexec_fn=preexec_fn,
     )
 
 
@@ -132,11 +140,32 @@ def test_a_store_that_is_none_to_race_in(url: str, words: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_a_store_that_may_not_be_written(folder: Path) -> None:
+    done = run(f"{folder.as_uri()}?readonly=yes", *SMALL)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "reading only" in done.stderr
+    assert_clean(folder)
+
+
+def test_a_medium_that_is_full(folder: Path) -> None:
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50 << 10, resource.RLIM_INFINITY))
+
+    done = run(str(folder), *SMALL, preexec_fn=small_files)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "free some space" in done.stderr
+    assert "broken" not in done.stdout
+    assert_clean(folder)
+
+
 @pytest.mark.parametrize("option", ["--sizes=big", "--keys=0", "--reads=-1", "--sizes=", "--kills=x"])
 def test_options_that_make_no_sense(folder: Path, option: str) -> None:
     done = run(str(folder), option)
     assert done.returncode == 2
     assert f"argument {option.split('=')[0]}: " in done.stderr
+    assert "_number" not in done.stderr
     assert_clean(folder)
 
 

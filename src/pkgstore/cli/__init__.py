@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             raise
         sys.stderr.write("pkgstore: the command line needs more packages: pip install 'pkgstore[cli]'\n")
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
     sys.exit(run(argv))
 
 

@@ -5,15 +5,26 @@ from __future__ import annotations
 import os
 import sys
 from typing import TYPE_CHECKING, BinaryIO, cast
-from urllib.parse import quote, urlencode
 
 import click
 
 import pkgstore
-from pkgstore import config, keys
-from pkgstore.cli import files
-from pkgstore.cli.base import Group, blob_fields, json_option, on_a_store, opened, put_json, put_line, size_text, when
-from pkgstore.cli.failures import EXIT_CODES, INTERRUPTED, local, report_usage
+from pkgstore import keys
+from pkgstore.cli import files, serving
+from pkgstore.cli.base import (
+    Bytes,
+    Group,
+    blob_fields,
+    check_not_inside_another,
+    json_option,
+    on_a_store,
+    opened,
+    put_json,
+    put_line,
+    size_text,
+    when,
+)
+from pkgstore.cli.failures import EXIT_CODES, INTERRUPTED, report_usage
 from pkgstore.cli.progress import Meter, may_show
 
 if TYPE_CHECKING:
@@ -58,12 +69,13 @@ def cli(ctx: click.Context) -> None:
 def init(url: str, options: dict[str, str], as_json: bool) -> None:
     """Make a store at URL, or say that there is one.
 
-    Files that lie in the folder already stay as they are, and become its blobs.
+    Files that lie in the folder already stay as they are, and become its blobs. No store is made inside another.
     """
     try:
         store = opened(url, options, create=False, readonly=False)
         created = False
     except pkgstore.NotFound:
+        check_not_inside_another(url)
         store = opened(url, options, create=True, readonly=False)
         created = True
     with store:
@@ -79,7 +91,7 @@ def init(url: str, options: dict[str, str], as_json: bool) -> None:
 @click.argument("file", default="")
 @click.option("--sha256", metavar="HEX", help="Refuse a body that has another digest.")
 @click.option("--md5", metavar="HEX", help="Refuse a body that has another digest; and record this one too.")
-@click.option("--size", metavar="BYTES", type=click.IntRange(min=0), help="Refuse a body of another length.")
+@click.option("--size", metavar="BYTES", type=Bytes(min=0), help="Refuse a body of another length.")
 @click.option("--replace", is_flag=True, help="Let this version take the place of an old one.")
 @json_option("the blob")
 def put(
@@ -218,13 +230,13 @@ def rm(url: str, options: dict[str, str], key: tuple[str, ...], force: bool, as_
     """
     for each in key:
         keys.check(each)
-    missing: pkgstore.NotFound | None = None
+    missing: list[str] = []
     with opened(url, options, create=False) as store:
         for each in key:
             try:
                 store.stat(each)
-            except pkgstore.NotFound as exc:
-                missing = missing or exc
+            except pkgstore.NotFound:
+                missing.append(each)
                 deleted = False
             else:
                 store.delete(each)
@@ -234,7 +246,8 @@ def rm(url: str, options: dict[str, str], key: tuple[str, ...], force: bool, as_
             elif deleted:
                 put_line(f"Deleted {each}.")
     if missing and not force:
-        raise missing
+        shown = ", ".join(keys.shown(each) for each in missing)
+        raise pkgstore.NotFound(f"{shown} {'is' if len(missing) == 1 else 'are'} not in {store.where}", key=missing[0])
 
 
 @cli.command()
@@ -252,14 +265,19 @@ def usage(url: str, options: dict[str, str], as_json: bool) -> None:
 
 
 @cli.command(
+    cls=serving.ServeCommand,
     context_settings={"allow_interspersed_args": False},
-    options_metavar="[-o NAME=VALUE]...",
+    options_metavar="[--create] [-o NAME=VALUE]...",
     short_help="Serve the store as a package index, with pypiserver.",
 )
 @on_a_store
+@click.option("--create", is_flag=True, help="Make a store where there is none.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[PYPI-SERVER OPTIONS]...")
-def serve(url: str, options: dict[str, str], arguments: tuple[str, ...]) -> None:
+def serve(url: str, options: dict[str, str], create: bool, arguments: tuple[str, ...]) -> None:
     """Serve the store at URL as a package index, with pypiserver (extra: pkgstore[pypiserver]).
+
+    There has to be a store, or else --create stands before URL, so that a volume that is not mounted is not served as
+    an empty index.
 
     Everything after URL goes to pypi-server as it is; `pkgstore serve URL --help` shows what it takes. For example:
 
@@ -267,22 +285,7 @@ def serve(url: str, options: dict[str, str], arguments: tuple[str, ...]) -> None
       pkgstore serve /srv/packages -p 8080 -P . -a .              everybody may upload
       pkgstore serve /srv/packages -p 8080 -P htpasswd -a update  password file; needs passlib
     """
-    try:
-        from pkgstore.integrations import pypiserver
-    except ModuleNotFoundError as exc:
-        if exc.name != "pypiserver":
-            raise
-        raise pkgstore.Misconfigured("serving needs pypiserver: pip install 'pkgstore[pypiserver]'") from exc
-    with local("serve", url):
-        pypiserver.serve(with_options(url, options), arguments)
-
-
-def with_options(url: str, options: dict[str, str]) -> str:
-    """Return a store's URL with options in its query."""
-    if not options:
-        return url
-    parts, query = config.split_url(url)
-    return f"{parts.scheme}://{parts.netloc}{quote(parts.path)}?{urlencode({**query, **options})}"
+    serving.run(url, options, create=create, arguments=arguments)
 
 
 @cli.command(short_help="Show a package index at work: real uploads, real installs.")

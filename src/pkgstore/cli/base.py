@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
+import re
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 import pkgstore
-from pkgstore import config
+from pkgstore import config, keys
 from pkgstore.cli.failures import LocalError, leave_pipe, local, reported, settle_output
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from urllib.parse import SplitResult
 
     from pkgstore import Blob, Store
 
 _DECIDED = ("create", "readonly")
+_LIKE_OPTIONS = re.compile(r"\?[a-z]+=")
 
 
 class Command(click.Command):
     """A command whose errors are one line, and an exit code."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _printing():
+            return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> None:
         try:
@@ -42,6 +52,10 @@ class Group(click.Group):
 
     command_class = Command
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _printing():
+            return super().make_context(*args, **extra)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
@@ -51,6 +65,29 @@ class Group(click.Group):
         if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             ctx.fail(f"there is no command {args[0]!r}: {config.suggest(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
+
+
+class Bytes(click.IntRange):
+    """A size, on the command line."""
+
+    name = "number of bytes"
+
+
+@contextlib.contextmanager
+def _printing() -> Iterator[None]:
+    """Fail as commands do where Click prints the help or the version, while it reads the command line."""
+    try:
+        with local("write", "standard output"):
+            yield
+    except BrokenPipeError:
+        _leave(leave_pipe())
+    except LocalError as exc:
+        settle_output()
+        _leave(reported(exc, as_json=False))
+
+
+def _leave(code: int) -> NoReturn:
+    raise click.exceptions.Exit(code) from None
 
 
 def on_a_store(function: Callable[..., None]) -> Callable[..., None]:
@@ -78,7 +115,7 @@ def _parsed(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -
         if not (name and equals):
             raise click.BadParameter(f"{value!r} is not NAME=VALUE", ctx, param)
         if name in _DECIDED:
-            raise click.BadParameter(f"whether to {name} is up to the command", ctx, param)
+            raise click.BadParameter(f"{name!r} is for the command to decide, and cannot be given", ctx, param)
         if name in options:
             raise click.BadParameter(f"{name!r} is given twice", ctx, param)
         options[name] = text
@@ -87,18 +124,53 @@ def _parsed(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -
 
 def opened(url: str, options: dict[str, str], **decided: bool) -> Store:
     """Open a store; ``decided`` are the options that the command decides."""
-    if config.split_url(url)[0].scheme == "memory":
+    parts, _ = split_url(url)
+    if parts.scheme == "memory":
         raise pkgstore.Misconfigured(
-            f"{url} lives in one Python process, and would be gone when this command ends: give a folder"
+            f"{config.without_secrets(url)} lives in one Python process, and would be gone when this command ends:"
+            " give a folder"
         )
     return pkgstore.open(url, **options, **decided)
 
 
+def split_url(url: str) -> tuple[SplitResult, dict[str, str]]:
+    """Return the parts and the options of a store's URL.
+
+    Raises `Misconfigured`, also for what a command would decide without a look at it, and for options after a path.
+    """
+    parts, query = config.split_url(url)
+    for name in _DECIDED:
+        config.boolean(name, query.get(name, True))
+    found = _LIKE_OPTIONS.search(url)
+    if found and not query:
+        raise pkgstore.Misconfigured(
+            f"{url!r} is a plain path, where {found.group()!r} is part of a name: options need a URL, such as"
+            " file:///srv/packages?timeout=5"
+        )
+    return parts, query
+
+
+def check_not_inside_another(url: str) -> None:
+    """Raise `Misconfigured` when a store at ``url`` would lie in the folder of another."""
+    parts, _ = split_url(url)
+    if parts.scheme != "file":
+        return
+    root = os.path.realpath(parts.path)
+    outer = root
+    while outer != (outer := os.path.dirname(outer)):
+        if os.path.isfile(os.path.join(outer, keys.CONTROL, "store.json")):
+            raise pkgstore.Misconfigured(
+                f"{root} lies inside the store {outer}, whose blobs would be those of both: choose a folder outside,"
+                " or use that store"
+            )
+
+
 def put_line(line: str) -> None:
-    """Print one line on stdout."""
-    if sys.stdout is not None:
-        with local("write", "standard output"):
-            sys.stdout.write(f"{line}\n")
+    """Print one line on stdout. Raises `LocalError`."""
+    with local("write", "standard output"):
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "it is closed")
+        sys.stdout.write(f"{line}\n")
 
 
 def put_json(**fields: Any) -> None:

@@ -33,6 +33,7 @@ _NEEDED = {
 _PREFIX = "pkgstore-demo-"
 _TIMEOUT = 60
 _TAG = re.compile("<[^>]*>")
+_ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 def play(*, keep: bool) -> None:
@@ -110,7 +111,7 @@ class _Demo:
                 "a name is published once: the second upload lost, and the first is still there",
                 "blobs are plain files that any tool can read, and carry their sha256",
             ],
-            "Next: docs/tutorial.md, or `pkgstore serve URL` on a folder of your own.",
+            "Next: docs/tutorial.md, or `pkgstore serve --create FOLDER` with a folder of your own.",
         )
 
     def _upload(self, index: Index) -> Path:
@@ -215,7 +216,8 @@ def _sha256(path: Path) -> str:
 
 
 def _lines(result: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line.strip() for line in f"{result.stdout}\n{result.stderr}".splitlines() if line.strip()]
+    said = _ESCAPE.sub("", f"{result.stdout}\n{result.stderr}")
+    return [line.strip() for line in said.splitlines() if line.strip()]
 
 
 def _last_line(result: subprocess.CompletedProcess[str]) -> str:

@@ -119,6 +119,8 @@ def _check_free(path: str, *, force: bool) -> None:
     try:
         status = os.lstat(path)
     except FileNotFoundError:
+        if path.endswith(os.sep):
+            raise FileNotFoundError(errno.ENOENT, "there is no such folder") from None
         return
     if not stat.S_ISREG(status.st_mode):
         raise FileExistsError(errno.EEXIST, "it is there already, and is no regular file; choose another name")

@@ -16,11 +16,16 @@ if TYPE_CHECKING:
     from pkgstore import Store
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise
+
+
 class Narrator:
     """Prints for people, in colour where there is a terminal."""
 
     def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = _Console(highlight=False, soft_wrap=True)
         self._steps = 0
 
     def title(self, text: str) -> None:

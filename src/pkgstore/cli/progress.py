@@ -77,6 +77,7 @@ class Meter:
         from rich.progress import (
             BarColumn,
             DownloadColumn,
+            FileSizeColumn,
             Progress,
             ProgressColumn,
             TextColumn,
@@ -86,7 +87,7 @@ class Meter:
 
         columns: list[ProgressColumn] = [TextColumn(escape(self._what)), BarColumn(bar_width=30)]
         if self._unit == "bytes":
-            columns += [DownloadColumn(), TransferSpeedColumn()]
+            columns += [FileSizeColumn() if self._total is None else DownloadColumn(), TransferSpeedColumn()]
         elif self._unit:
             columns.append(TextColumn(f"{{task.completed}} {self._unit}"))
         progress = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)

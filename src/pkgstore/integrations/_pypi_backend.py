@@ -20,6 +20,7 @@ from pypiserver.pkg_helpers import normalize_pkgname  # type: ignore[import-unty
 from pkgstore import keys
 from pkgstore.errors import Corrupt, Exists, NotFound
 from pkgstore.hashing import CHUNK, is_digest
+from pkgstore.integrations._pypi_http import check_form
 from pkgstore.integrations._pypi_index import StrayIndex, own_key, package_at
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ class StoreBackend(Backend):  # type: ignore[misc]
     # -- changes ------------------------------------------------------------------------------------------------------
 
     def add_package(self, filename: str, stream: BinaryIO) -> None:
-        """Publish an upload, once it has the digests that its form declares. Raises HTTPError."""
+        """Publish an upload, once its form is whole and it has the digests that this declares. Raises HTTPError."""
+        check_form()
         package = package_at(filename)
         if package is None:
             raise HTTPError(400, f"Bad filename: {filename}")
@@ -108,6 +110,8 @@ class StoreBackend(Backend):  # type: ignore[misc]
             raise HTTPError(400, str(exc)) from exc
 
     def remove_package(self, pkg: StoredFile) -> None:
+        """Delete a file, once the form that asks for it is whole. Raises HTTPError."""
+        check_form()
         self._store.delete(pkg.blob.key)
 
     # -- how ----------------------------------------------------------------------------------------------------------
@@ -172,7 +176,10 @@ def _declared_digests(filename: str) -> dict[str, str | None]:
         return {}
     found: dict[str, str | None] = {}
     for field, (algorithm, length) in _FORM_DIGESTS.items():
-        value = request.forms.get(field, "").strip().lower()
+        values = request.POST.getall(field)
+        if len(values) > 1 or not all(isinstance(value, str) for value in values):
+            raise HTTPError(400, f"the field {field} is to be given once, and as text: nothing was published")
+        value = "".join(values).strip().lower()
         if value and (len(value) != length or not is_digest("sha256", value.ljust(64, "0"))):
             raise HTTPError(400, f"the field {field} is no digest: that is {length} hexadecimal digits")
         if value:

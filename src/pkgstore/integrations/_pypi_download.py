@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _YEAR = 365 * 24 * 3600
 _CHUNK = 1 << 18
+_BEYOND = 10**20
 _RANGE = re.compile(r"bytes=\s*(\d*)-(\d*)\s*", re.ASCII)
 _ETAG = re.compile(r'"[^"]*"')
 _COMPRESSED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
@@ -76,13 +77,14 @@ class Downloads:
             same = tags.strip() == "*" or etag(blob) in _ETAG.findall(tags)
         else:
             since = _seconds(request.get_header("If-Modified-Since"))
-            same = since is not None and int(blob.mtime) <= since
+            same = since is not None and _http_date(blob.mtime) is not None and int(blob.mtime) <= since
         return HTTPResponse(status=304, headers=self._headers(blob)) if same else None
 
     def _headers(self, blob: Blob) -> dict[str, str]:
+        modified = _http_date(blob.mtime)
         return {
             "ETag": etag(blob),
-            "Last-Modified": formatdate(int(blob.mtime), usegmt=True),
+            **({"Last-Modified": modified} if modified else {}),
             "Accept-Ranges": "bytes",
             "Cache-Control": self._cache_control(),
         }
@@ -155,15 +157,29 @@ def _wanted_part(blob: Blob) -> tuple[int, int] | None:
     if not match or match.group() == "bytes=-" or not any(match.groups()):
         return None
     condition = request.get_header("If-Range")
-    if condition is not None and condition not in (etag(blob), formatdate(int(blob.mtime), usegmt=True)):
+    if condition is not None and condition not in (etag(blob), _http_date(blob.mtime)):
         return None
     first, last = match.groups()
     if not first:
-        return max(0, blob.size - int(last)), blob.size
-    start, stop = int(first), min(int(last) + 1, blob.size) if last else blob.size
-    if last and int(last) < start:
+        return max(0, blob.size - _position(last)), blob.size
+    start, stop = _position(first), min(_position(last) + 1, blob.size) if last else blob.size
+    if last and _position(last) < start:
         return None
     return (start, stop) if start < blob.size else (0, 0)
+
+
+def _position(digits: str) -> int:
+    """Return a number of bytes; one that is longer than that of any file is as good as any other such."""
+    significant = digits.lstrip("0")
+    return int(significant or "0") if len(significant) <= 20 else _BEYOND
+
+
+def _http_date(seconds: float) -> str | None:
+    """Return a file's time as HTTP writes it; None for one that HTTP cannot write, outside the years 1 to 9999."""
+    try:
+        return formatdate(int(seconds), usegmt=True)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _seconds(date: str | None) -> float | None:

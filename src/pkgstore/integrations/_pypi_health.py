@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pypiserver.bottle_wrapper import HTTPError  # type: ignore[import-untyped]
 
 from pkgstore.errors import Corrupt, StoreError
+from pkgstore.integrations._pypi_fork import reset_after_fork
 from pkgstore.integrations._pypi_http import RETRY_AFTER, log
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ class Health:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._reset()
+        reset_after_fork(self._reset)
+
+    def _reset(self) -> None:
         self._changed = threading.Condition()
         self._found_at = float("-inf")
         self._probing_since: float | None = None

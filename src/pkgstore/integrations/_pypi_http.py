@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pypiserver.bottle_wrapper import HTTPError, request  # type: ignore[import-untyped]
@@ -29,6 +30,9 @@ log = logging.getLogger("pkgstore.pypiserver")
 RETRY_AFTER = 5
 """Seconds after which a client may ask again when the store did not answer."""
 
+_LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
+_ENDED = 1
+
 _STATUSES: dict[type[StoreError], int] = {
     NotFound: 404,
     Exists: 409,
@@ -51,7 +55,10 @@ def error_for(exc: StoreError) -> HTTPError:
 
 
 class StoreErrors:
-    """A Bottle plugin: every route answers a store's error with a status and its one line, never with a traceback."""
+    """A Bottle plugin: every route answers a store's error with a status and its one line, never with a traceback.
+
+    So does it a form that cannot be read.
+    """
 
     name = "pkgstore-errors"
     api = 2
@@ -70,6 +77,12 @@ class StoreErrors:
                     raise
                 log.exception("no space for temporary files")
                 raise HTTPError(507, "the server has no space left for temporary files: try again later") from exc
+            except ValueError as exc:
+                # Bottle has the form's body, and failed to make a form of it.
+                known = request.environ
+                if not _is_multipart() or "bottle.request.body" not in known or "bottle.request.post" in known:
+                    raise
+                raise HTTPError(400, "the form cannot be read: check its boundary, and its parts' headers") from exc
 
         return answered
 
@@ -89,9 +102,26 @@ def guard_body() -> None:
 
     A hook to be called before each request. Nothing is read here; a route that needs a password checks that first.
     """
-    length = request.content_length
-    if length > 0 and not request.chunked:
-        request.environ["wsgi.input"] = _WholeBody(request.environ["wsgi.input"], length)
+    length = request.environ.get("CONTENT_LENGTH") or "0"
+    if not _LENGTH.fullmatch(length):
+        raise HTTPError(400, "the Content-Length is no number of bytes")
+    if int(length) and not request.chunked:
+        request.environ["wsgi.input"] = _WholeBody(request.environ["wsgi.input"], int(length))
+
+
+def check_form() -> None:
+    """Refuse a form without its closing delimiter: it was cut short, though its announced length may agree.
+
+    To be called when the form has been read, before anything is done that it asks for.
+    """
+    if _is_multipart():
+        parts = request["_cgi.FieldStorage"].list
+        if not parts or parts[-1].done != _ENDED:
+            raise HTTPError(400, "the form ends without its closing boundary; nothing was done: send it again")
+
+
+def _is_multipart() -> bool:
+    return bool(request.content_type.startswith("multipart/"))
 
 
 class _WholeBody:

@@ -13,6 +13,7 @@ from pypiserver.pkg_helpers import (  # type: ignore[import-untyped]
 )
 
 from pkgstore.errors import Unavailable
+from pkgstore.integrations._pypi_fork import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -64,6 +65,10 @@ class StrayIndex:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._reset()
+        reset_after_fork(self._reset)
+
+    def _reset(self) -> None:
         self._changed = threading.Condition()
         self._strays: Mapping[str, list[str]] = {}
         self._as_of = float("-inf")

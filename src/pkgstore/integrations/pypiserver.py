@@ -25,7 +25,7 @@ from pypiserver.__main__ import AutoServer, WsgiHandler, guess_auto_server, init
 from pypiserver.backend import BackendProxy  # type: ignore[import-untyped]
 from pypiserver.config import RunConfig, get_parser  # type: ignore[import-untyped]
 
-from pkgstore.config import suggest
+from pkgstore.config import split_url, suggest
 from pkgstore.errors import Misconfigured
 from pkgstore.integrations._pypi_backend import StoreBackend
 from pkgstore.integrations._pypi_download import Downloads
@@ -43,6 +43,7 @@ _DOWNLOADS = "/packages/:filename#.*#"
 _NO_FOLDER = os.sep
 _NO_FOLDERS = "the packages are in the store, and no folder is given beside it"
 _LINGER = 2.0
+_PATIENCE = 5.0
 _OF_THE_SERVER = {
     "port": "--port",
     "host": "--interface",
@@ -69,7 +70,7 @@ def create_app(store: Store | str | os.PathLike[str], *args: str, **overrides: A
     for name, option in _OF_THE_SERVER.items():
         if getattr(options, name) != getattr(defaults, name):
             raise Misconfigured(f"{option} has no effect on a WSGI app: give it to the server that runs the app")
-    opened = store if isinstance(store, Store) else open_store(store)
+    opened = store if isinstance(store, Store) else _opened(store)
     return _mounted(*_app(opened, options, overrides))
 
 
@@ -81,7 +82,7 @@ def serve(url: str | os.PathLike[str], argv: Sequence[str] = ()) -> None:
     options = _parsed(argv)
     if options.server == "gevent":
         import_module("gevent.monkey").patch_all()
-    with open_store(url) as store:
+    with _opened(url) as store:
         app, config = _app(store, options, {})
         init_logging(level=config.log_level, filename=config.log_file, frmt=config.log_frmt, stream=config.log_stream)
         bottle.debug(config.verbosity > 1)
@@ -90,6 +91,12 @@ def serve(url: str | os.PathLike[str], argv: Sequence[str] = ()) -> None:
             sys.argv = ["gunicorn"]
         server, extra = _server(config.server_method)
         bottle.run(app=_mounted(app, config), host=config.host, port=config.port, server=server, **extra)
+
+
+def _opened(url: str | os.PathLike[str]) -> Store:
+    """Open a store for a server, whose clients and workers do not wait as long as a program may."""
+    _, options = split_url(url)
+    return open_store(url) if "timeout" in options else open_store(url, timeout=_PATIENCE)
 
 
 def _server(method: str) -> tuple[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 Processes publish the same keys at the same time, while others read; publishers are killed in the middle. The table says
 what came of it, and the exit code is 1 when a promise was broken. Everything is below a prefix of the run's own, and is
-deleted at its end. A store is made where there is none.
+deleted at its end. A store is made where there is none, and stays.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import pkgstore
-from pkgstore import NotFound, StoreError
+from pkgstore import Denied, Full, NotFound, QuotaExceeded, StoreError, Unavailable
 from pkgstore.testing.kills import kill_at_any_moment, kill_in_mid_publish, staged
 from pkgstore.testing.processes import Talk, dismiss, workers
 from pkgstore.testing.races import Arena, race
@@ -29,8 +29,14 @@ if TYPE_CHECKING:
     from pkgstore import Store
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+_OF_THE_MEDIUM = (Denied, Full, QuotaExceeded, Unavailable)
+_TOLD = re.compile("a racer was told ((?:Denied|Full|QuotaExceeded|Unavailable): [^\n]*)")
 _SHOWN_FAULTS = 20
 _KEYS_OF_A_MOMENT = 30
+
+
+class _NoRace(Exception):
+    """The medium could not be raced on."""
 
 
 @dataclass
@@ -56,6 +62,15 @@ class Row:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0 when every promise was kept, 1 when one was broken, 2 for bad usage."""
     options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except KeyboardInterrupt:
+        return 130
+    except (*_OF_THE_MEDIUM, _NoRace) as exc:
+        return _refused(exc)
+
+
+def _run(options: argparse.Namespace) -> int:
     seed = options.seed or random.SystemRandom().randbytes(6).hex()
     prefix = f"pkgstore-race-{random.SystemRandom().randbytes(6).hex()}/"
     start = time.monotonic()
@@ -63,11 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         store = pkgstore.open(options.url)
     except StoreError as exc:
-        return _refused(str(exc))
+        return _refused(exc)
     with store:
-        problem = _not_shared(store, options.url)
-        if problem:
-            return _refused(problem)
+        try:
+            _check_shared(store, options.url)
+            _clean_up(store, options.url, prefix)
+        except StoreError as exc:
+            return _refused(exc)
         _say(f"racing in {store.where}, below {prefix}; --seed {seed}", options)
         try:
             for number, size in enumerate(options.sizes):
@@ -76,8 +93,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 kills = options.kills // len(options.sizes) + (number < options.kills % len(options.sizes))
                 rows.append(_raced(store, arena, options.processes, reads, kills))
                 _delete(store, arena.prefix)
-        except KeyboardInterrupt:
-            return 130
         finally:
             dismiss()
             _clean_up(store, options.url, prefix)
@@ -86,6 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _raced(store: Store, arena: Arena, racers: int, reads: int, kills: int) -> Row:
     result = race(arena, racers, reads)
+    told = _TOLD.search("\n".join(result.wrong))
+    if told:
+        raise _NoRace(told.group(1))
     _delete(store, arena.prefix)
     killed = kill_in_mid_publish(_below(arena, "killed/", arena.keys), kills)
     _publish_later(arena.url, arena.prefix)
@@ -127,6 +145,7 @@ def _publish_later(url: str, prefix: str) -> None:
 
 
 def _clean_up(store: Store, url: str, prefix: str) -> None:
+    _delete(store, prefix)
     _publish_later(url, prefix)
     _delete(store, prefix)
 
@@ -136,13 +155,14 @@ def _delete(store: Store, prefix: str) -> None:
         store.delete(blob.key)
 
 
-def _not_shared(store: Store, url: str) -> str:
-    """Return why a race in this store makes no sense, or nothing: other processes have to see the same store."""
+def _check_shared(store: Store, url: str) -> None:
+    """Raise when a race in this store makes no sense: other processes have to see the same store."""
     with workers(1) as (worker,):
         other = worker.run(opened_id, url)
-    if other == store.id:
-        return ""
-    return f"other processes do not find the store {store.where}: race in one that they can open, such as a folder"
+    if other != store.id:
+        raise _NoRace(
+            f"other processes do not find the store {store.where}: race in one that they can open, such as a folder"
+        )
 
 
 def opened_id(talk: Talk, url: str) -> str:
@@ -199,8 +219,8 @@ def _say(line: str, options: argparse.Namespace) -> None:
         sys.stdout.flush()
 
 
-def _refused(message: str) -> int:
-    sys.stderr.write(f"pkgstore.testing.race: {message}\n")
+def _refused(why: Exception) -> int:
+    sys.stderr.write(f"pkgstore.testing.race: {why}\n")
     return 2
 
 
@@ -208,7 +228,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pkgstore.testing.race",
         description="Race processes in a store, kill publishers, and say whether every promise was kept."
-        " Use a store that is otherwise at rest; what is written is deleted again.",
+        " Use a store that is otherwise at rest; what is written is deleted again. A store is made where there is none,"
+        " and stays.",
         epilog="Exit code: 0 when every promise was kept, 1 when one was broken, 2 when there was no race.",
     )
     parser.add_argument("url", metavar="URL", help="a store that other processes can open, such as a folder")
@@ -225,10 +246,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _number(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return number
+    if not re.fullmatch("0*[1-9][0-9]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 up")
+    return int(text)
 
 
 def _sizes(text: str) -> list[int]:
