@@ -117,6 +117,16 @@ def test_a_server_ends_when_told_to(tmp_path: Path, number: signal.Signals) -> N
     assert process.returncode in (0, 128 + number)
 
 
+def test_serve_makes_no_store_inside_another(tmp_path: Path) -> None:
+    pkgstore.open(tmp_path / "outer").close()
+    inner = tmp_path / "outer" / "inner"
+    command = [*PKGSTORE, "serve", "--create", str(inner), "-i", "127.0.0.1", "-p", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"lies inside the store {tmp_path / 'outer'}" in done.stderr
+    assert not inner.exists()
+
+
 def until_served(port: int, path: str) -> str:
     deadline = time.monotonic() + 30
     while True:

@@ -460,6 +460,64 @@ def test_a_delete_of_what_another_has_deleted_is_durable(
     assert flushed == [str(root / "a")]
 
 
+def test_a_delete_below_a_folder_that_another_removed_is_durable(
+    root: Path, store: pkgstore.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.publish("p/q/a", b"1")
+    os.unlink(root / "p" / "q" / "a")
+    os.rmdir(root / "p" / "q")
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(os.readlink(f"/proc/self/fd/{fd}")))
+    store.delete("p/q/a")
+    os.rmdir(root / "p")
+    store.delete("p/q/a")
+    assert flushed == [str(root / "p"), str(root)]
+
+
+def test_a_delete_whose_folder_goes_before_it_is_flushed_is_durable(
+    root: Path, store: pkgstore.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.publish("p/a", b"1")
+    flushed: list[str] = []
+
+    def flush(fd: int) -> None:
+        flushed.append(os.readlink(f"/proc/self/fd/{fd}"))
+        if len(flushed) == 1:
+            os.rmdir(root / "p")
+
+    monkeypatch.setattr(os, "fsync", flush)
+    store.delete("p/a")
+    assert flushed == [str(root / "p"), str(root)]
+
+
+def test_errors_that_are_kept_keep_nothing_open(root: Path, store: pkgstore.Store) -> None:
+    store.publish("a/b/c", b"1")
+    before = len(os.listdir("/proc/self/fd"))
+    kept = []
+    for key in ("a/b/none", "a/none/c", "a/b/c/d"):
+        with pytest.raises(pkgstore.NotFound) as caught:
+            store.stat(key)
+        kept.append(caught)
+        with pytest.raises(pkgstore.StoreError) as caught:
+            store.publish(key if key == "a/b/c/d" else "a/b", b"1")
+        kept.append(caught)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_pipe_that_may_not_be_read_does_not_fail_a_listing(public: Path) -> None:
+    with pkgstore.open(public) as store:
+        store.publish("a", b"1")
+    os.mkfifo(public / "pipe", 0o600)
+    code = "print([blob.key for blob in pkgstore.open(ROOT, readonly=True).list()])"
+    assert as_user(code, public) == (0, ["['a']"], "")
+
+
+def test_a_listing_below_a_link_says_so(root: Path, store: pkgstore.Store, tmp_path: Path) -> None:
+    (root / "way").symlink_to(tmp_path)
+    with pytest.raises(pkgstore.Denied, match="'way' in .* is a link or a device"):
+        list(store.list("way/"))
+
+
 def test_a_record_that_cannot_be_removed_does_not_fail_a_replacement(
     root: Path, store: pkgstore.Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -599,6 +657,19 @@ store = pkgstore.open({str(root)!r})
 atexit.register(lambda: store.publish("a", bytes(8 << 20)))
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+    with pkgstore.open(root) as store:
+        assert store.read("a") == bytes(8 << 20)
+
+
+def test_a_large_publish_while_the_interpreter_ends(root: Path) -> None:
+    code = f"""
+import pkgstore
+class Late:
+    def __del__(self, store=pkgstore.open({str(root)!r})):
+        store.publish("a", bytes(8 << 20))
+late = Late()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     with pkgstore.open(root) as store:
         assert store.read("a") == bytes(8 << 20)
 

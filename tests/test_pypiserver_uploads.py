@@ -335,6 +335,15 @@ def test_a_form_without_its_end_is_refused_by_a_server(index: Server, root: Path
     assert not any((root / ".pkgstore" / "tmp").iterdir())
 
 
+def test_the_type_of_a_form_is_of_either_case() -> None:
+    with pkgstore.open("memory://") as store:
+        headers, body = upload_form("cased-1.0.tar.gz", b"x")
+        kind = headers["Content-Type"].replace("multipart/form-data", "Multipart/Form-Data")
+        app = create_app(store, "-a", ".", "-P", ".")
+        assert call(app, "POST", "/", headers | {"Content-Type": kind}, body).status == 200
+        assert store.read("cased/cased-1.0.tar.gz") == b"x"
+
+
 @pytest.mark.parametrize(
     "kind", ["", "; boundary=", '; boundary=""', "; boundary=\xe9", "; boundary=other", "; boundary=" + "b" * 300]
 )

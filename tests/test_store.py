@@ -14,7 +14,7 @@ import pytest
 import pkgstore
 from pkgstore.driver import Blob, Body, SignedURL
 from pkgstore.drivers.memory import MemoryDriver
-from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, with_driver
+from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, SpoolingDriver, with_driver
 from pkgstore.testing.sources import Stream
 
 
@@ -288,12 +288,26 @@ def test_a_size_that_cannot_be(store: pkgstore.Store, size: Any) -> None:
         "file:///x?token=s3cret&token=s3cret",
         "file:///x?s3cret",
         "file:///x?token=s3cret#s3cret",
+        "s4://user:s3?cret@host/x#y",
+        "file://user:s3cret/s3cret@host/x",
     ],
 )
 def test_no_secret_in_a_message(url: str) -> None:
     with pytest.raises(pkgstore.StoreError) as caught:
         pkgstore.open(url)
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_body_that_raises_where_it_is_read_ahead_comes_through(store: pkgstore.Store) -> None:
+    class Broken:
+        def read(self, size: int) -> bytes:
+            raise KeyError("mine")
+
+    spooling = with_driver(store, SpoolingDriver(store.driver, FaultPlan()))
+    with pytest.raises(KeyError, match="mine"):
+        spooling.publish("a", Broken())
+    with pytest.raises(TypeError, match="a body yields bytes"):
+        spooling.publish("a", _Texts())  # type: ignore[arg-type]
 
 
 def test_a_name_with_a_password_is_not_shown() -> None:

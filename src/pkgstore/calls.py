@@ -13,7 +13,7 @@ from pkgstore.errors import Denied, Exists, Full, InvalidKey, NotFound, StoreErr
 from pkgstore.hashing import SourceFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pkgstore.bodies import PublishBody
     from pkgstore.driver import Blob, Driver
@@ -68,9 +68,9 @@ class Calls:
 
         Once an attempt has ended with its outcome open, so does the put, but for success and for `Exists`.
         """
-        known = {} if self.driver.streams else source.spool()
         token = os.urandom(16).hex()
         open_outcome = False
+        known: Mapping[str, str] = {}
 
         def attempt() -> Blob:
             nonlocal open_outcome
@@ -94,6 +94,8 @@ class Calls:
                 return blob
 
         try:
+            if not self.driver.streams:
+                known = source.spool()
             return self.call("publish", key, attempt, retry=source.replayable)
         except (SourceFailed, StoreError) as exc:
             if open_outcome and not isinstance(exc, Exists):

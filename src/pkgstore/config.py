@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
-_WHO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+://)[^/]*@")
+_WHO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+://)(?!/).*@", re.DOTALL)
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
@@ -48,7 +48,7 @@ def split_url(url: str | os.PathLike[str]) -> tuple[SplitResult, dict[str, str]]
 
 def without_secrets(url: str) -> str:
     """Return a URL for people to read: without its options and its fragment, and without who is named before an `@`."""
-    return _WHO.sub(r"\1**redacted**@", url.partition("?")[0].partition("#")[0])
+    return _WHO.sub(r"\1**redacted**@", url).partition("?")[0].partition("#")[0]
 
 
 def expand(text: str) -> str:

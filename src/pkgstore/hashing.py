@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol, Self, TypeGuard
@@ -200,6 +201,8 @@ class _Worker:
 
 def _worker(hasher: Hasher) -> _Worker | None:
     """Return a worker, or None where no thread can be had any more, as when the interpreter is shutting down."""
+    if sys.is_finalizing():  # where Python 3.11 would wait for ever for the thread to start
+        return None
     try:
         return _Worker(hasher)
     except RuntimeError:

@@ -7,6 +7,7 @@ import re
 import uuid
 from shlex import quote
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote as quote_path
 
 from pkgstore import config, keys, registry
 from pkgstore.bodies import PublishBody
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _IDENTITY = f"{keys.CONTROL}/store.json"
 _FORMAT = 1
+_PLAIN = "/!$&'()*+,;:=@~"
 _OPTIONS = {"create", "readonly", "timeout"}
 
 
@@ -46,7 +48,8 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
     readonly = config.boolean("readonly", options.pop("readonly", False))
     create = config.boolean("create", options.pop("create", not readonly)) and not readonly
     timeout = config.seconds("timeout", options.pop("timeout", 60))
-    shown = config.without_secrets(f"{parts.scheme}://{parts.netloc}{parts.path}")
+    who, at, place = parts.netloc.rpartition("@")
+    shown = f"{parts.scheme}://{'**redacted**' if who else ''}{at}{place}{quote_path(parts.path, safe=_PLAIN)}"
     driver = connect(parts, create=create, **options)
     calls = Calls(driver, shown, timeout)
     try:

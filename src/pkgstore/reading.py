@@ -122,6 +122,8 @@ class Reader(io.RawIOBase):
                 error = self._translate(exc)
                 try:
                     if not (isinstance(error, Unavailable) and tries_left):
+                        if error is exc:
+                            raise
                         raise error from exc
                 finally:
                     del error  # its traceback holds this frame, which would hold it, and the stream

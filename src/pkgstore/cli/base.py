@@ -153,7 +153,7 @@ def split_url(url: str) -> tuple[SplitResult, dict[str, str]]:
 def check_not_inside_another(url: str) -> None:
     """Raise `Misconfigured` when a store at ``url`` would lie in the folder of another."""
     parts, _ = split_url(url)
-    if parts.scheme != "file":
+    if parts.scheme != "file" or os.path.isfile(os.path.join(parts.path, keys.CONTROL, "store.json")):
         return
     root = os.path.realpath(parts.path)
     outer = root

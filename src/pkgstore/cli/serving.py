@@ -13,7 +13,7 @@ import click
 
 import pkgstore
 from pkgstore import config
-from pkgstore.cli.base import Command, put_line, split_url
+from pkgstore.cli.base import Command, check_not_inside_another, put_line, split_url
 from pkgstore.cli.failures import local
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def run(url: str, options: dict[str, str], *, create: bool, arguments: Sequence[
     if {"-h", "--help"} & set(arguments):
         put_line("These options of pypi-server go after URL. It takes neither package_directory nor --backend here:")
         put_line("the packages are in the store.\n")
+    if create:
+        check_not_inside_another(url)
     _check_address(arguments)
     # A store in memory is new wherever it is opened.
     decided = {"create": "yes" if create or parts.scheme == "memory" else "no"}

@@ -26,7 +26,7 @@ from pkgstore.drivers import posix, records
 from pkgstore.drivers.records import Record, Records, identity
 from pkgstore.drivers.staging import Staged, Staging
 from pkgstore.drivers.tree import Tree, is_folder, not_followed, remove_empty
-from pkgstore.errors import Denied, Full, Misconfigured, NotFound, StoreError
+from pkgstore.errors import Denied, Full, Misconfigured, NotFound, StoreError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -110,8 +110,8 @@ class LocalDriver:
                 self._records.put_beside(key, status, packed)
             try:
                 return self._name(staged, key, _blob(key, status, record), exclusive, token)
-            except (FileExistsError, NotADirectoryError, IsADirectoryError):
-                if not carried:
+            except OSError as exc:
+                if not carried and posix.classify(exc) is not Unavailable:
                     self._records.forget(key, status)
                 raise
 
@@ -156,11 +156,15 @@ class LocalDriver:
     def delete(self, key: str, *, tag: str | None = None) -> None:
         try:
             with self._tree.folder(key) as (folder, name):
-                if not self._unlink(folder, name, key, tag):
-                    return
+                gone = self._unlink(folder, name, key, tag)
+                posix.settle(folder)
+                lasting = os.fstat(folder).st_nlink > 0
         except FileNotFoundError:
-            return  # its folder is gone, and with it all that a crash could bring back
-        self._prune(key)
+            gone = lasting = False
+        if not lasting:
+            self._tree.settle_above(key)  # the folder was removed by another, who need not have flushed that
+        if gone:
+            self._prune(key)
 
     def record_digests(self, blob: Blob, digests: Mapping[str, str]) -> bool:
         with self._tree.folder(blob.key) as (folder, name):
@@ -219,6 +223,8 @@ class LocalDriver:
                 if is_folder(folder, name):
                     remove_empty(folder, name)
                     raise FileNotFoundError(errno.ENOENT, "an empty folder was in the way", key) from None
+                if not exclusive:
+                    raise FileNotFoundError(errno.ENOENT, "a folder was in the way", key) from None
                 blob = self._winner(staged, folder, name, key, token)
             posix.settle(folder)
             return blob
@@ -247,7 +253,7 @@ class LocalDriver:
             self._records.forget(key, old)
 
     def _unlink(self, folder: int, name: str, key: str, tag: str | None) -> bool:
-        """Take the name from a blob, durably; False when another version has it, or nobody."""
+        """Take the name from a blob; False when another version has it, or nobody."""
         try:
             fd, blob = self._open_blob(folder, name, key)
             try:
@@ -258,10 +264,7 @@ class LocalDriver:
                 os.close(fd)
             os.unlink(name, dir_fd=folder)
         except FileNotFoundError:
-            # Whoever took it may not have flushed that yet, or may have failed to.
-            posix.settle(folder)
             return False
-        posix.settle(folder)
         return True
 
     def _prune(self, key: str) -> None:
@@ -295,6 +298,8 @@ class LocalDriver:
                 names = sorted(each.name + "/" * each.is_dir(follow_symlinks=False) for each in entries)
         except FileNotFoundError:
             return []
+        except Denied:
+            raise
         except PermissionError as exc:
             raise PermissionError(exc.errno, f"{exc.strerror}: the folder {prefix!r} of {self.root}") from exc
         return names if prefix else [name for name in names if name not in _HIDDEN]
@@ -306,7 +311,8 @@ class LocalDriver:
             raise FileNotFoundError(errno.ENOENT, "it is no file", key) from None
         except PermissionError:
             status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            _check_file(status, self.root, key)
+            if not stat.S_ISREG(status.st_mode):
+                raise FileNotFoundError(errno.ENOENT, "it is no file", key) from None
             return _blob(key, status, Record({}, None))
         os.close(fd)
         return blob

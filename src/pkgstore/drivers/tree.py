@@ -46,12 +46,26 @@ class Tree:
         handle = self._handle
         if handle is None:
             raise OSError(errno.EBADF, "the driver is closed")
-        for folder in folders:
-            child = _Handle(self._enter(handle.fd, folder, create))
-            if create:
-                self._pin(child.fd, handle.fd)
-            handle = child
-        return Folder(handle, name)
+        child = None
+        try:
+            for folder in folders:
+                child = _Handle(self._enter(handle.fd, folder, create))
+                if create:
+                    self._pin(child.fd, handle.fd)
+                handle = child
+            return Folder(handle, name)
+        finally:
+            del handle, child  # an error's traceback, which may be kept, holds this frame
+
+    def settle_above(self, key: str) -> None:
+        """Flush the deepest folder that is still there above the folder of a key."""
+        folders = key.split("/")[:-1]
+        while True:
+            if folders:
+                folders.pop()
+            with contextlib.suppress(FileNotFoundError), self.folder("/".join([*folders, "-"])) as (folder, _):
+                posix.settle(folder)
+                return
 
     def check(self) -> None:
         """Raise `Unavailable` when the root's path leads to another folder than the one that is held open."""
@@ -95,6 +109,8 @@ class Tree:
         if identity in self._pinned:
             return
         os.fsync(parent)
+        if self._handle is None:
+            return  # closed meanwhile
         with contextlib.suppress(OSError):  # out of descriptors: it is flushed again next time
             self._pinned[identity] = _Handle(os.dup(child))
         if len(self._pinned) > _PINNED:

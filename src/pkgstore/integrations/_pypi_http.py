@@ -102,6 +102,8 @@ def guard_body() -> None:
 
     A hook to be called before each request. Nothing is read here; a route that needs a password checks that first.
     """
+    kind, semicolon, parameters = request.environ.get("CONTENT_TYPE", "").partition(";")
+    request.environ["CONTENT_TYPE"] = kind.lower() + semicolon + parameters  # its name is of either case
     length = request.environ.get("CONTENT_LENGTH") or "0"
     if not _LENGTH.fullmatch(length):
         raise HTTPError(400, "the Content-Length is no number of bytes")
@@ -121,7 +123,7 @@ def check_form() -> None:
 
 
 def _is_multipart() -> bool:
-    return bool(request.content_type.startswith("multipart/"))
+    return bool(request.content_type.lower().startswith("multipart/"))
 
 
 class _WholeBody:
