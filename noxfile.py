@@ -23,6 +23,7 @@ def tests(session: nox.Session) -> None:
         "-m",
         "pytest",
         "--numprocesses=2",
+        "--dist=loadgroup",
         "--ignore=tests/downstream",
         "--ignore=tests/labs",
         *session.posargs,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -68,7 +69,7 @@ class Row:
     def target(self) -> str:
         for sign, limit in (("≥", self.at_least), ("≤", self.at_most)):
             if limit is not None:
-                return f"{sign} {limit:g} {self.unit}".rstrip()
+                return f"{sign} {limit:.3g} {self.unit}".rstrip()
         return ""
 
     @property
@@ -84,9 +85,15 @@ class Row:
 class Worker:
     """A side that runs `worker.py` in its own process."""
 
-    def __init__(self, side: str, folder: Path, python: str = sys.executable) -> None:
+    def __init__(
+        self, side: str, folder: Path, python: str = sys.executable, env: Mapping[str, str] | None = None
+    ) -> None:
         self._process = subprocess.Popen(
-            [python, str(_WORKER), side, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [python, str(_WORKER), side, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(env or {})},
         )
         self.side = side
         self.folder = folder
@@ -125,8 +132,13 @@ class Worker:
 
 
 @contextlib.contextmanager
-def workers(folder: Path, sides: Mapping[str, str], *, count: int = 1) -> Iterator[dict[str, list[Worker]]]:
-    """Start ``count`` workers for each side, given with the Python that runs it; end them with the block."""
+def workers(
+    folder: Path, sides: Mapping[str, str], *, count: int = 1, env: Mapping[str, str] | None = None
+) -> Iterator[dict[str, list[Worker]]]:
+    """Start ``count`` workers for each side, given with the Python that runs it; end them with the block.
+
+    ``env`` is added to their environment.
+    """
     started: dict[str, list[Worker]] = {}
     try:
         for side, python in sides.items():
@@ -134,7 +146,7 @@ def workers(folder: Path, sides: Mapping[str, str], *, count: int = 1) -> Iterat
             place.mkdir(parents=True, exist_ok=True)
             started[side] = []
             for _ in range(count):
-                started[side].append(Worker(side, place, python))
+                started[side].append(Worker(side, place, python, env))
         yield started
     finally:
         for each in started.values():

@@ -20,6 +20,7 @@ import local
 import peers
 import plots
 import report
+import s3
 from settings import FULL, QUICK, Settings
 
 if TYPE_CHECKING:
@@ -39,8 +40,12 @@ _GROUPS: dict[str, tuple[str, Callable[..., Iterator[Row]]]] = {
     "growth": ("Growth", growth.growth),
     "index-large": ("A large index", index.index_large),
     "index-small": ("A small index", index.index_small),
+    "s3-small": ("S3, small blobs", s3.small),
+    "s3-large": ("S3, large blobs", s3.large),
+    "s3-list": ("S3, listings", s3.listing),
     "big": ("Publish large blobs", local.publish_big),
     "memory": ("Memory", footprint.memory),
+    "s3-memory": ("S3, memory", s3.memory),
 }
 _NEED_PEERS = {"index-large", "index-small"}
 
@@ -65,6 +70,8 @@ def main() -> int:
         facts = report.facts(folder)
         if python is not None:
             facts["peers"] = ", ".join(f"{name} {version}" for name, version in peers.versions(python).items())
+        if any(name.startswith("s3-") for name in names):
+            facts["S3 endpoint"] = s3.ENDPOINT
         curves = growth.Curves()
         rows = {}
         for name in names:
@@ -104,8 +111,8 @@ def _parsed() -> Any:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(_GROUPS), default=[], help="measure only these")
     extent = parser.add_mutually_exclusive_group()
-    extent.add_argument("--quick", action="store_true", help="less of everything, in under two minutes: a smoke test")
-    extent.add_argument("--full", action="store_true", help="grow to a million blobs, which takes long")
+    extent.add_argument("--quick", action="store_true", help="less of everything, in under four minutes: a smoke test")
+    extent.add_argument("--full", action="store_true", help="grow to a million blobs, and 5 GiB through S3: takes long")
     parser.add_argument("--no-peers", action="store_true", help="install and measure no peers")
     parser.add_argument("--folder", type=Path, help="where to measure: a folder on the medium in question")
     parser.add_argument("--output", type=Path, help="where to write the report (partial runs: benchmarks/.work)")

@@ -23,10 +23,13 @@ class Settings:
     big_rounds: int = 9
     big: int = 256 * MIB
     huge: int = 5 * GIB
+    huge_in_bucket: int = GIB
     growth: tuple[int, ...] = (1_000, 10_000, 100_000)
     """Numbers of blobs, each a multiple of ``files_per_project``."""
     files_per_project: int = 100
     seconds_per_server: float = 6.0
+    listed: int = 100_000
+    """Objects in the bucket that is listed."""
 
     @property
     def python(self) -> str:
@@ -39,7 +42,9 @@ QUICK = {
     "big_rounds": 2,
     "big": 64 * MIB,
     "huge": 256 * MIB,
+    "huge_in_bucket": 256 * MIB,
+    "listed": 20_000,
     "growth": (500, 1_000, 2_000),
     "seconds_per_server": 1.0,
 }
-FULL = {"growth": (1_000, 10_000, 100_000, 1_000_000)}
+FULL = {"growth": (1_000, 10_000, 100_000, 1_000_000), "huge_in_bucket": 5 * GIB}

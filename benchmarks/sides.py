@@ -35,8 +35,12 @@ class Side:
         raise NotImplementedError
 
     def file(self, name: str) -> Path:
-        """Return where a blob lies, to drop it."""
+        """Return where a blob lies."""
         return self.folder / name
+
+    def drop(self, name: str) -> None:
+        """Remove what was published, to make room."""
+        self.file(name).unlink()
 
     # -- what can be asked for ----------------------------------------------------------------------------------------
 
@@ -49,7 +53,7 @@ class Side:
             self.publish(name, body)
             times.append(time.perf_counter() - began)
             if drop:
-                self.file(name).unlink()
+                self.drop(name)
         return times
 
     def do_read(self, size: int, count: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""pkgstore as a side of a comparison."""
+"""pkgstore as a side of a comparison, on a folder and in a bucket."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import time
 from pathlib import Path
 
 from sides import MIB, Side
+from sides_s3 import BUCKET, InBucket
 
 
 class Ours(Side):
     """pkgstore on a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str | None = None) -> None:
         import pkgstore
 
         super().__init__(folder)
-        self.store = pkgstore.open(folder)
+        self.store = pkgstore.open(url or folder)
 
     def publish(self, name: str, body: bytes) -> None:
         self.store.publish(name, body)
@@ -92,6 +93,19 @@ class Ours(Side):
             while reader.read(MIB):
                 pass
         return [float(_peak() - before)]
+
+
+class OursInBucket(InBucket, Ours):
+    """pkgstore in a bucket."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, f"s3://{BUCKET}")
+
+    def drop(self, name: str) -> None:
+        self.store.delete(name)
+
+    def list(self, prefix: str) -> int:
+        return sum(1 for _ in self.store.list(prefix))
 
 
 class Zeros:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sides_peers
+import sides_s3
 from sides import Floor
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ _PEERS = {
     "fsspec": sides_peers.Fsspec,
     "zarr": sides_peers.Zarr,
     "minimalkv": sides_peers.MinimalKV,
+    "s3-boto3": sides_s3.Boto3,
+    "s3-boto3-transfer": sides_s3.Boto3Transfer,
+    "s3-obstore": sides_s3.Obstore,
+    "s3-s3fs": sides_s3.S3fs,
+    "s3-floor": sides_s3.FloorInBucket,
 }
 
 
@@ -31,6 +37,10 @@ def _side(name: str, folder: Path) -> Side:
         from sides_ours import Ours
 
         return Ours(folder)
+    if name == "s3-pkgstore":
+        from sides_ours import OursInBucket
+
+        return OursInBucket(folder)
     return Floor(folder) if name == "floor" else _PEERS[name](folder)
 
 

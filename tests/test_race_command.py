@@ -58,7 +58,10 @@ def test_the_table(folder: Path) -> None:
     title, header, small, large, verdict = done.stdout.splitlines()
     assert title.startswith(f"racing in file://{folder}, below pkgstore-race-")
     assert title.endswith("--seed 5")
-    names = "size keys racers one winner more none half-visible / reads SIGKILLs at the final name lost or torn reaped"
+    names = (
+        "size keys racers one winner more none half-visible / reads SIGKILLs at the final name SIGSTOPs lost or torn"
+        " reaped"
+    )
     assert " ".join(header.split()).startswith(names)
     assert small.split()[:8] == ["1", "B", "12", "3", "12", "0", "0", "0"]
     assert large.split()[:8] == ["100", "KiB", "12", "3", "12", "0", "0", "0"]
@@ -88,6 +91,7 @@ def test_json(folder: Path) -> None:
             "no_winner": 0,
             "half_visible": 0,
             "kills": 4,
+            "freezes": 2,
             "at_final_name": 0,
             "lost_or_torn": 0,
             "faults": [],

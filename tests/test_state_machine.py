@@ -79,7 +79,7 @@ class TagsBySize(MemoryDriver):
 def run(driver: type[MemoryDriver], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pkgstore.drivers.memory.MemoryDriver", driver)
     url = f"memory://{uuid.uuid4().hex}"
-    machine = type("Machine", (StoreMachine,), {"opener": staticmethod(pkgstore.open), "url": url})
+    machine = type("Machine", (StoreMachine,), {"opener": staticmethod(pkgstore.open), "url": url, "published": set()})
     checks = settings(max_examples=200, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
     run_state_machine_as_test(machine, settings=checks)
 

@@ -196,8 +196,13 @@ def test_digests_may_be_written_in_capitals(store: pkgstore.Store) -> None:
 
 
 def test_a_driver_that_forgets_to_finish_is_told(store: pkgstore.Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    finished = store.publish("other", b"")
-    monkeypatch.setattr(MemoryDriver, "put", lambda *_, **__: finished)
+    published = store.publish("other", b"")
+
+    def put(self: MemoryDriver, key: str, body: Body, *_: Any, **__: Any) -> Blob:
+        body.read()
+        return published
+
+    monkeypatch.setattr(MemoryDriver, "put", put)
     with pytest.raises(AssertionError, match="the memory driver did not finish the body of 'a'"):
         store.publish("a", b"x")
 

@@ -12,7 +12,7 @@ from pkgstore.errors import Misconfigured
 from pkgstore.hashing import CHUNK, HashedBody
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from pkgstore.hashing import Source
 
@@ -104,11 +104,14 @@ class PublishBody:
         """The digests of the body, once it has been read to its end."""
         return (self._last.digests if self._last else None) or self._spooled
 
-    def spool(self) -> Mapping[str, str]:
+    def spool(self, also: Iterable[str] = ()) -> Mapping[str, str]:
         """Read the whole body ahead, so that its size and digests are known; return the digests.
 
-        A body that cannot be rewound is copied to a temporary file.
+        ``also`` are algorithms to compute besides those that the publisher asked for. A body that cannot be rewound is
+        copied to a temporary file. Every attempt after it is held to what was found.
         """
+        asked = self._expected
+        self._expected = {**dict.fromkeys(also), **asked}
         copy = None if self.replayable else tempfile.SpooledTemporaryFile(_SPOOL_IN_MEMORY)  # noqa: SIM115
         try:
             with self.attempt() as body:
@@ -124,6 +127,7 @@ class PublishBody:
             self._owned = self._file = cast("BinaryIO", copy)
             self._start, self.replayable = 0, True
         self.size = body.count
+        self._expected = {name: self._spooled[name] for name in asked}
         return self._spooled
 
     def __enter__(self) -> Self:

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from pkgstore import keys
-from pkgstore.driver import LocalPath
+from pkgstore.driver import KnowsBefore, LocalPath, MediumError
 from pkgstore.errors import Denied, Exists, Full, InvalidKey, NotFound, StoreError, Unavailable, Unsupported
 from pkgstore.hashing import SourceFailed
 
@@ -41,17 +41,25 @@ class Calls:
         self.closed = False
         self.local_path = driver.local_path if isinstance(driver, LocalPath) else None
 
-    def call(self, verb: str, key: str, function: Callable[[], _T], *, retry: bool = True) -> _T:
-        """Return what ``function`` returns; ``verb`` and ``key`` are for messages."""
+    def call(self, verb: str, key: str, function: Callable[[], _T], *, retry: bool = True, changes: bool = False) -> _T:
+        """Return what ``function`` returns; ``verb`` and ``key`` are for messages.
+
+        With ``changes``, an attempt whose outcome is open leaves that of the call open, unless a later one succeeds.
+        """
         if self.closed:
             raise ValueError(f"the store {self.where} is closed")
         deadline = time.monotonic() + self.timeout
         pause = _FIRST_PAUSE
+        left_open = False
         while True:
             try:
                 return function()
             except Exception as exc:  # noqa: BLE001 - raised again, as it is or translated
                 error = self.translated(verb, key, exc)
+                if left_open and not isinstance(error, Unavailable):
+                    error = Unavailable(f"{error}; an earlier try may have worked: look with stat", key=key)
+                    retry = False
+                left_open = changes
                 over = self.closed or time.monotonic() + pause > deadline
                 try:
                     if not isinstance(error, Unavailable) or not retry or over:
@@ -90,12 +98,14 @@ class Calls:
                         body.drain()
                     raise
                 if not body.finished:
-                    raise AssertionError(f"the {self.driver.scheme} driver did not finish the body of {key!r}")
+                    if body.count:
+                        raise AssertionError(f"the {self.driver.scheme} driver did not finish the body of {key!r}")
+                    body.drain()  # an earlier attempt had won
                 return blob
 
         try:
             if not self.driver.streams:
-                known = source.spool()
+                known = source.spool(self.driver.spool_digests if isinstance(self.driver, KnowsBefore) else ())
             return self.call("publish", key, attempt, retry=source.replayable)
         except (SourceFailed, StoreError) as exc:
             if open_outcome and not isinstance(exc, Exists):
@@ -117,7 +127,7 @@ class Calls:
         if kind is NotFound:
             return NotFound(f"{keys.shown(key)} is not in {self.where}", key=key)
         reason = (exc.strerror if isinstance(exc, OSError) else None) or str(exc) or type(exc).__name__
-        remedy = _REMEDIES.get(kind)
+        remedy = exc.remedy if isinstance(exc, MediumError) else _REMEDIES.get(kind)
         return kind(
             f"cannot {verb} {keys.shown(key)} in {self.where}: {' '.join(reason.split())}"
             + (f"; {remedy}" if remedy else ""),

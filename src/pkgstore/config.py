@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _WHO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+://)(?!/).*@", re.DOTALL)
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 _BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -63,6 +64,26 @@ def expand(text: str) -> str:
     return _VARIABLE.sub(value, text)
 
 
+def secret(name: str) -> str | None:
+    """Return a secret from the variable ``name``, or from the file that ``name`` with ``_FILE`` at its end names.
+
+    None when neither is set. Raises `Misconfigured` for a file that cannot be read, and when both are set.
+    """
+    value, path = os.environ.get(name), os.environ.get(f"{name}_FILE")
+    if value and path:
+        raise Misconfigured(f"{name} and {name}_FILE are both set: keep one")
+    if not path:
+        return value or None
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            text = file.read().strip()
+    except OSError as exc:
+        raise Misconfigured(f"{name}_FILE names {path}, which cannot be read ({exc.strerror}): correct it") from exc
+    if "\ufffd" in text:
+        raise Misconfigured(f"{name}_FILE names {path}, which cannot be read (it is not text): correct it")
+    return text or None
+
+
 def boolean(name: str, value: object) -> bool:
     """Return an option that is on or off. Raises `Misconfigured`."""
     if isinstance(value, bool):
@@ -81,6 +102,17 @@ def seconds(name: str, value: object) -> float:
     if not 0 <= number < float("inf"):
         raise Misconfigured(f"the option {name}={value!r} is not a number of seconds")
     return number
+
+
+def size(name: str, value: object) -> int:
+    """Return an option that is a number of bytes: `1073741824`, `500M`, `1Gi`. Raises `Misconfigured`."""
+    if type(value) is int and value >= 0:
+        return value
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None or (match[3] and not match[2]):
+        raise Misconfigured(f"the option {name}={value!r} is not a size, such as 500M or 1Gi")
+    unit = 1024 if match[3] else 1000
+    return int(float(match[1]) * unit ** " KMGT".index(match[2].upper() or " "))
 
 
 def check_options(options: Mapping[str, object], known: Iterable[str]) -> None:

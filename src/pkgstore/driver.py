@@ -24,7 +24,7 @@ What the store guarantees
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,9 +42,10 @@ class Blob:
     ``size``
         in bytes
     ``mtime``
-        when it was written, by the medium's clock, in seconds since the epoch
+        when it was written, by the medium's clock, in seconds since the epoch; told more or less precisely by different
+        verbs, so that blobs are compared without it
     ``tag``
-        an opaque string that differs between any two versions that a key has had
+        an opaque string that differs between any two versions of a key whose bytes differ
     ``digests``
         hexadecimal digests by algorithm; empty where the medium knows none, or where a listing cannot tell them
         without a request for each blob
@@ -52,9 +53,35 @@ class Blob:
 
     key: str
     size: int
-    mtime: float
+    mtime: float = field(compare=False)
     tag: str
     digests: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """What a writer that died left unfinished: it takes room, and nobody sees it.
+
+    ``key`` is what was being written, ``began`` when, by the medium's clock in seconds since the epoch, ``name`` what
+    the medium calls it, and ``kept_because`` why it must not be removed; empty when that is safe.
+    """
+
+    key: str
+    began: float
+    name: str
+    kept_because: str
+
+
+class MediumError(Exception):
+    """What a medium answered, raised by a driver whose client has no error of its own for it.
+
+    ``kind`` is what `Driver.classify` calls it. The message says what failed, in one line, and ``remedy`` what to do.
+    """
+
+    def __init__(self, kind: type[StoreError], message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.remedy = remedy
 
 
 class Body(Protocol):
@@ -80,13 +107,17 @@ class Driver(Protocol):
 
     @property
     def exclusive(self) -> bool:
-        """Whether an exclusive put is truly exclusive on this medium: probed there, never assumed."""
+        """Whether an exclusive put is truly exclusive on this medium: probed there, never assumed.
+
+        A driver that knows why it is not raises `Unsupported`, to say so.
+        """
 
     @property
     def streams(self) -> bool:
         """Whether put takes a body whose size and digests are known only at its end.
 
-        When it is false, the store reads the body ahead, and put always gets ``size`` and a ``sha256``.
+        When it is false, the store reads the body ahead, and put always gets ``size`` and a ``sha256``, and what else
+        `KnowsBefore` names.
         """
 
     def put(
@@ -159,6 +190,40 @@ class SignedURL(Protocol):
 
     def signed_url(self, key: str, expires: float) -> str:
         """Return a URL that serves the blob for ``expires`` seconds."""
+
+
+@runtime_checkable
+class KnowsBefore(Protocol):
+    """A driver that does not stream, and has to declare more digests than sha256 before the first byte of a body."""
+
+    @property
+    def spool_digests(self) -> frozenset[str]:
+        """The algorithms whose digests put gets, besides what the publisher asked for."""
+
+
+@runtime_checkable
+class Probed(Protocol):
+    """A driver that finds out by trial what its medium keeps to, and need not try again where it is remembered.
+
+    The store keeps what was found in its identity, for every process that opens it.
+    """
+
+    def probe(self) -> dict[str, Any]:
+        """Try it now; return what was found, as JSON can hold it. Uses names below `.pkgstore/probe/`."""
+
+    def recall(self, found: dict[str, Any]) -> bool:
+        """Take what an earlier probe found. False when it is of no use here, as on another endpoint."""
+
+
+@runtime_checkable
+class HasLeftovers(Protocol):
+    """A driver whose dead writers leave something that no later writer removes by itself."""
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """Yield what is unfinished, also what live writers are at."""
+
+    def remove_leftover(self, leftover: Leftover) -> None:
+        """Remove one whose ``kept_because`` is empty; silent when it is gone."""
 
 
 @runtime_checkable

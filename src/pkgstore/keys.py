@@ -19,6 +19,8 @@ LONGEST = 1024
 _MAX_SEGMENT = 255
 _MAX_SHOWN = 200
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f\\:*?"<>|\ud800-\udfff]')
+_PLAIN_SEGMENT = r"(?!con|prn|aux|nul|com|lpt|lost)[0-9a-z_](?:[0-9a-z_+.-]*[0-9a-z_+-])?"
+_PLAIN = re.compile(f"{_PLAIN_SEGMENT}(?:/{_PLAIN_SEGMENT})*", re.IGNORECASE | re.ASCII)
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9¹²³])(?:\..*)?", re.IGNORECASE | re.DOTALL)
 
 
@@ -63,6 +65,8 @@ def shown(key: str) -> str:
 
 
 def _problem(key: str) -> str | None:
+    if len(key) <= _MAX_SEGMENT and _PLAIN.fullmatch(key):  # as nearly all are
+        return None
     if not key:
         return "it is empty"
     forbidden = _FORBIDDEN.search(key)

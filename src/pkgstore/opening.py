@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import re
 import uuid
 from shlex import quote
@@ -12,17 +14,21 @@ from urllib.parse import quote as quote_path
 from pkgstore import config, keys, registry
 from pkgstore.bodies import PublishBody
 from pkgstore.calls import Calls
-from pkgstore.errors import Exists, Misconfigured, NotFound, Unsupported
+from pkgstore.driver import Probed
+from pkgstore.errors import Denied, Exists, Misconfigured, NotFound, Unsupported
 from pkgstore.hashing import CHUNK, wanted
 from pkgstore.store import Store
 
 if TYPE_CHECKING:
     import os
 
+_log = logging.getLogger("pkgstore")
+
 _IDENTITY = f"{keys.CONTROL}/store.json"
 _FORMAT = 1
 _PLAIN = "/!$&'()*+,;:=@~"
-_OPTIONS = {"create", "readonly", "timeout"}
+_PROBED = "probed"
+_OPTIONS = {"create", "probe", "readonly", "timeout"}
 
 
 def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
@@ -35,6 +41,8 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
         make the store where there is none (default: yes, unless ``readonly``)
     ``readonly``
         refuse to publish and to delete (default: no)
+    ``probe``
+        find out again, by trial, what the medium keeps to, where that is remembered (default: no)
     ``timeout``
         how long one call goes on trying a medium that does not answer, in seconds (default: 60)
 
@@ -47,20 +55,26 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
     config.check_options(options, _OPTIONS | registry.own_options(connect))
     readonly = config.boolean("readonly", options.pop("readonly", False))
     create = config.boolean("create", options.pop("create", not readonly)) and not readonly
+    probe = config.boolean("probe", options.pop("probe", False))
     timeout = config.seconds("timeout", options.pop("timeout", 60))
     who, at, place = parts.netloc.rpartition("@")
     shown = f"{parts.scheme}://{'**redacted**' if who else ''}{at}{place}{quote_path(parts.path, safe=_PLAIN)}"
+    if "timeout" in registry.own_options(connect):
+        options["timeout"] = timeout
     driver = connect(parts, create=create, **options)
     calls = Calls(driver, shown, timeout)
     try:
-        return Store(calls, identity=_identify(calls, create=create), readonly=readonly)
+        identity = _identify(calls, create=create)
+        if isinstance(driver, Probed):
+            _remember(calls, driver, identity, readonly=readonly, again=probe)
+        return Store(calls, identity=identity["id"], readonly=readonly, probed=identity.get(_PROBED))
     except BaseException:
         driver.close()
         raise
 
 
-def _identify(calls: Calls, *, create: bool) -> str:
-    """Return the id of the store; make it one, where there is none yet and ``create`` says so."""
+def _identify(calls: Calls, *, create: bool) -> dict[str, Any]:
+    """Return the identity of the store; make it one, where there is none yet and ``create`` says so."""
 
     def read() -> bytes:
         _, stream = calls.driver.open(_IDENTITY)
@@ -73,29 +87,51 @@ def _identify(calls: Calls, *, create: bool) -> str:
         except NotFound:
             if not create:
                 raise NotFound(
-                    f"there is no store at {calls.where}: check that its medium is mounted, or make one with"
-                    f" `pkgstore init {quote(calls.where)}`"
+                    f"there is no store at {calls.where}: check the URL, and that the medium is mounted, or"
+                    f" make one with `pkgstore init {quote(calls.where)}`"
                 ) from None
             _make(calls)
 
 
 def _make(calls: Calls) -> None:
+    identity: dict[str, Any] = {"format": _FORMAT, "id": uuid.uuid4().hex}
+    if isinstance(calls.driver, Probed):
+        identity[_PROBED] = calls.call("make", _IDENTITY, calls.driver.probe)
     if not calls.call("make", _IDENTITY, lambda: calls.driver.exclusive):
         raise Unsupported(
             f"cannot make a store at {calls.where}: the medium has neither hard links nor a rename that never"
             " replaces, so that two writers could both win; choose another medium"
         )
-    identity = json.dumps({"format": _FORMAT, "id": uuid.uuid4().hex}).encode() + b"\n"
-    with PublishBody(_IDENTITY, identity, None, wanted(None)) as source:
+    with contextlib.suppress(Exists):  # another made it at the same moment: it is the same store
+        _write(calls, identity, exclusive=True)
+
+
+def _remember(calls: Calls, driver: Probed, identity: dict[str, Any], *, readonly: bool, again: bool) -> None:
+    """See that the driver knows what its medium keeps to, and that the store's identity says it to the next process.
+
+    Who only reads tries nothing, and gets on with what is remembered.
+    """
+    known = identity.get(_PROBED)
+    known = known if isinstance(known, dict) else {}
+    recalled = driver.recall(known)
+    if not readonly and (again or not recalled):
+        found = calls.call("probe", _IDENTITY, driver.probe)
+        identity[_PROBED] = {**known, **found}
         try:
-            calls.put(_IDENTITY, _IDENTITY, source, exclusive=True)
-        except Exists:
-            return  # another made it at the same moment: it is the same store
+            _write(calls, identity, exclusive=False)
+        except Denied as exc:
+            _log.warning("what was found of the medium is not remembered, and will be probed again: %s", exc)
 
 
-def _parsed(where: str, text: bytes) -> str:
+def _write(calls: Calls, identity: dict[str, Any], *, exclusive: bool) -> None:
+    text = json.dumps(identity, indent=1).encode() + b"\n"
+    with PublishBody(_IDENTITY, text, None, wanted(None)) as source:
+        calls.put(_IDENTITY, _IDENTITY, source, exclusive=exclusive)
+
+
+def _parsed(where: str, text: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(text)
+        document: dict[str, Any] = json.loads(text)
         form = document["format"]
         identity: str = document["id"]
         if not re.fullmatch(r"[0-9A-Za-z-]{1,64}", identity):
@@ -107,4 +143,4 @@ def _parsed(where: str, text: bytes) -> str:
         ) from None
     if form != _FORMAT:
         raise Misconfigured(f"{where} is a store of format {form!r}: use a pkgstore that knows it")
-    return identity
+    return document

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _TRIES = 4
+_AT_ONCE = 16 << 20
 
 
 class Reader(io.RawIOBase):
@@ -104,7 +105,7 @@ class Reader(io.RawIOBase):
 
     def readall(self) -> bytes:
         parts = []
-        while part := self.read(max(0, self.blob.size - self._at)):
+        while part := self.read(min(max(0, self.blob.size - self._at), _AT_ONCE)):
             parts.append(part)
         return b"".join(parts)
 

@@ -8,6 +8,7 @@ Others than ours are found through the entry-point group ``pkgstore.drivers``, b
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, cast
 
 from pkgstore.config import suggest
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 
 GROUP = "pkgstore.drivers"
 
-_OURS = {"file": "pkgstore.drivers.local", "memory": "pkgstore.drivers.memory"}
+_OURS = {
+    "file": "pkgstore.drivers.local",
+    "gs": "pkgstore.drivers.gcs",
+    "memory": "pkgstore.drivers.memory",
+    "s3": "pkgstore.drivers.s3",
+}
+_EXTRAS = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}
 
 
 def find(scheme: str) -> Callable[..., Driver]:
@@ -29,6 +36,11 @@ def find(scheme: str) -> Callable[..., Driver]:
     Raises `Misconfigured` when there is none, or when what it needs is not installed.
     """
     if scheme in _OURS:
+        extra, library = _EXTRAS.get(scheme, ("", ""))
+        if library and find_spec(library) is None:
+            raise Misconfigured(
+                f"{scheme}: URLs need {library}, which is not installed: python -m pip install 'pkgstore[{extra}]'"
+            )
         return cast("Callable[..., Driver]", import_module(_OURS[scheme]).connect)
     from importlib.metadata import entry_points
 

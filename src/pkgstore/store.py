@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from dataclasses import replace as copy_with
-from typing import TYPE_CHECKING, BinaryIO, Self
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from pkgstore import keys
 from pkgstore.bodies import PublishBody
-from pkgstore.driver import Blob, RecordsDigests, SignedURL
+from pkgstore.driver import Blob, HasLeftovers, Leftover, RecordsDigests, SignedURL
 from pkgstore.errors import Denied, Exists, InvalidKey, NotFound, StoreError, Unsupported
 from pkgstore.hashing import CHUNK, Hasher, wanted
 from pkgstore.reading import Reader
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("pkgstore")
 
+_LISTED_AT_ONCE = 256
 _NO_VERSION = ""
 _CONTROL_PREFIX = f"{keys.CONTROL}/"
 
@@ -41,14 +44,26 @@ class Store:
 
     Made by `pkgstore.open`. A context manager; safe to share between threads, and to use in children after fork. Every
     error is a `pkgstore.StoreError`, but for what a caller's own body or argument raises.
+
+    ``id`` is the store's identity, the same for all who open it, and ``probed`` what trials showed of its medium, where
+    its driver makes any.
     """
 
-    def __init__(self, calls: Calls, *, identity: str, prefix: str = "", readonly: bool = False) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        *,
+        identity: str,
+        prefix: str = "",
+        readonly: bool = False,
+        probed: Mapping[str, Any] | None = None,
+    ) -> None:
         self._calls = calls
         self._prefix = prefix
         self._left_out: set[str] = set()
         self.id = identity
         self.readonly = readonly
+        self.probed = probed or {}
 
     @property
     def where(self) -> str:
@@ -102,7 +117,7 @@ class Store:
         except NotFound:
             tag = _NO_VERSION
         # Bound to the version seen, so that a second attempt after a lost reply cannot take a newer one.
-        self._calls.call("delete", key, lambda: self.driver.delete(path, tag=tag))
+        self._calls.call("delete", key, lambda: self.driver.delete(path, tag=tag), changes=True)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -195,6 +210,26 @@ class Store:
         self.stat(key)
         return self._calls.call("sign a URL for", key, lambda: driver.signed_url(path, expires))
 
+    # -- upkeep -------------------------------------------------------------------------------------------------------
+
+    def leftovers(self, *, remove: bool = False) -> Iterator[Leftover]:
+        """Yield what dead writers left unfinished on the medium, and with ``remove`` remove what safely can be.
+
+        What ``kept_because`` says of each is why it stays; it is empty for what is, or could be, removed. Live writers'
+        uploads are among them, and stay. On media that need no such upkeep, nothing.
+        """
+        if remove:
+            self._check_writable("remove what was left below", self._prefix)
+        driver = self.driver
+        if not isinstance(driver, HasLeftovers):
+            return
+        for found in self._calls.call("list what was left in", self._prefix, lambda: list(driver.leftovers())):
+            if not found.key.startswith(self._prefix):
+                continue
+            if remove and not found.kept_because:
+                self._calls.call("remove what was left of", found.key, partial(driver.remove_leftover, found))
+            yield copy_with(found, key=found.key[len(self._prefix) :])
+
     # -- the store itself ---------------------------------------------------------------------------------------------
 
     def scope(self, prefix: str) -> Store:
@@ -205,7 +240,7 @@ class Store:
         if not prefix:
             raise InvalidKey("a scope needs a prefix, such as 'tenant/'", key=prefix)
         prefix = self._prefix + keys.check_prefix(prefix)
-        return Store(self._calls, identity=self.id, prefix=prefix, readonly=self.readonly)
+        return Store(self._calls, identity=self.id, prefix=prefix, readonly=self.readonly, probed=self.probed)
 
     def close(self) -> None:
         """Let go of connections and handles. A scope leaves that to the store that it is a view of."""
@@ -248,29 +283,33 @@ class Store:
         )
 
     def _listed(self, path: str) -> Iterator[Blob]:
-        last = ""
+        last, seen, size = "", "", 1
         scan: Iterator[Blob] | None = None
 
-        def following() -> Blob | None:
-            nonlocal scan
+        def following() -> list[Blob]:
+            nonlocal scan, seen
             if scan is None:
-                scan = self.driver.scan(path)
+                scan, seen = self.driver.scan(path), ""
             try:
-                for blob in scan:
-                    if blob.key > last:
-                        return blob
+                return list(islice(scan, size))
             except Exception:
                 scan = None
                 raise
-            return None
 
-        while (blob := self._calls.call("list", path, following)) is not None:
-            last = blob.key
-            if keys.is_valid(last):
-                yield self._seen(blob)
-            elif not last.startswith(_CONTROL_PREFIX) and last not in self._left_out:
-                self._left_out.add(last)
-                _log.warning("%s leaves out %s: the name is no valid key", self.where, keys.shown(last))
+        while blobs := self._calls.call("list", path, following):
+            size = min(2 * size, _LISTED_AT_ONCE)
+            for blob in blobs:
+                if blob.key <= seen:
+                    raise AssertionError(f"the {self.driver.scheme} driver lists {blob.key!r} after {seen!r}")
+                seen = blob.key
+                if seen <= last:
+                    continue  # yielded before the scan began anew
+                last = seen
+                if keys.is_valid(last):
+                    yield self._seen(blob)
+                elif not last.startswith(_CONTROL_PREFIX) and last not in self._left_out:
+                    self._left_out.add(last)
+                    _log.warning("%s leaves out %s: the name is no valid key", self.where, keys.shown(last))
 
     def _path(self, key: str) -> str:
         keys.check(key)

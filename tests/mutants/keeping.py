@@ -145,7 +145,7 @@ def prefixes_without_their_slash() -> None:
     patch(LocalDriver, "scan", scan)
 
 
-@mutant(test_sorted_by_key="assert ['B', 'a/x/y'")
+@mutant(test_sorted_by_key="the file driver lists 'a/x-y' after 'a/x/y'")
 def sorted_by_folder() -> None:
     """Lists what a folder holds where the folder's name sorts, without its slash."""
     original = LocalDriver.scan
@@ -162,7 +162,7 @@ def control_folder_is_scanned() -> None:
     patch(local, "_HIDDEN", set())
 
 
-@mutant(test_memory_stays_flat="< (64 * ")
+@mutant(test_memory_stays_flat="< 67108864")
 def whole_bodies_in_memory() -> None:
     """Reads a body to its end before it writes."""
     original = LocalDriver.put

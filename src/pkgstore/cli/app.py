@@ -10,7 +10,7 @@ import click
 
 import pkgstore
 from pkgstore import keys
-from pkgstore.cli import files, serving
+from pkgstore.cli import files, serving, upkeep
 from pkgstore.cli.base import (
     Bytes,
     Group,
@@ -262,6 +262,10 @@ def usage(url: str, options: dict[str, str], as_json: bool) -> None:
         put_json(blobs=found.blobs, bytes=found.bytes)
     else:
         put_line(f"{found.blobs:,} {'blob' if found.blobs == 1 else 'blobs'}, {size_text(found.bytes)}")
+
+
+cli.add_command(upkeep.leftovers)
+cli.add_command(upkeep.probe)
 
 
 @cli.command(

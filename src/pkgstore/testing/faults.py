@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Literal, Self
 
 from pkgstore.calls import Calls
+from pkgstore.driver import KnowsBefore
 from pkgstore.errors import StoreError, Unavailable
 from pkgstore.store import Store
 
@@ -108,7 +109,7 @@ class FaultPlan:
 
 
 class FaultyDriver:
-    """A driver that fails as planned, and else does what ``driver`` does: the verbs, and none of the optional parts."""
+    """A driver that fails as planned, and else does what ``driver`` does: of its optional parts only `KnowsBefore`."""
 
     def __init__(self, driver: Driver, plan: FaultPlan) -> None:
         self._driver = driver
@@ -116,6 +117,7 @@ class FaultyDriver:
         self.scheme = driver.scheme
         self.exclusive = driver.exclusive
         self.streams = driver.streams
+        self.spool_digests = driver.spool_digests if isinstance(driver, KnowsBefore) else frozenset()
 
     def put(
         self, key: str, body: Body, size: int | None, *, digests: Mapping[str, str], exclusive: bool, token: str

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pkgstore import Corrupt, Exists, NotFound, keys
 from pkgstore.testing.processes import Talk, Worker, workers
-from pkgstore.testing.sources import Once, Stream
+from pkgstore.testing.sources import Once, Rewound, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,16 +21,28 @@ _STAGING = f"{keys.CONTROL}/tmp/"
 
 
 def publish_until_held(talk: Talk, arena: Arena, index: int, at: int) -> str:
-    """Publish a body that says ``held`` after ``at`` bytes, and goes on when spoken to. Returns the blob's tag."""
+    """Publish a body that says ``held`` once ``at`` bytes are on their way to the medium, and goes on when spoken to.
+
+    Returns the blob's tag; empty when the key was taken.
+    """
 
     def wait() -> None:
         talk.say("held")
         talk.hear()
 
     hold = Once(wait)
-    body = Stream(arena.body(index, 0), told=lambda read: hold() if read >= at else None)
+
+    def told(read: int) -> None:
+        if read >= at:
+            hold()
+
     with arena.opener(arena.url) as store:
-        return store.publish(arena.key(index), body).tag
+        data = arena.body(index, 0)
+        body = Stream(data, told=told) if store.driver.streams else Rewound(data, told)
+        try:
+            return store.publish(arena.key(index), body).tag
+        except Exists:
+            return ""
 
 
 def publish_on_and_on(talk: Talk, arena: Arena) -> None:
@@ -76,6 +88,32 @@ def kill_in_mid_publish(arena: Arena, kills: int) -> Killed:
                 except Exists:
                     killed.found.append(f"{arena.key(index)} could not be published, after its publisher was killed")
     return killed
+
+
+def freeze_in_mid_publish(arena: Arena, freezes: int) -> list[str]:
+    """Freeze publishers (SIGSTOP) in the middle of their bodies, publish the same keys, and thaw them.
+
+    Returns what they did or were told that is wrong: each has lost.
+    """
+    chance = random.Random(f"{arena.seed} freezes")
+    found = []
+    with arena.opener(arena.url) as store, workers(1) as (victim,):
+        for index in range(freezes):
+            holding(victim, arena, index, chance.randrange(arena.size + 1))
+            victim.stop()
+            key, data = arena.key(index), arena.body(index, 1)
+            try:
+                tag = store.publish(key, data).tag
+            except Exists:
+                found.append(f"{key} could not be published while another publisher was frozen")
+                tag = ""
+            victim.resume()
+            victim.say("go on")
+            if victim.result():
+                found.append(f"{key}: a publisher that was frozen was told that it had won as well")
+            if tag and (store.stat(key).tag != tag or store.read(key) != data):
+                found.append(f"{key} does not hold what was published while another publisher was frozen")
+    return found
 
 
 def staged(store: Store) -> set[str]:

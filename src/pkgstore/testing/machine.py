@@ -27,13 +27,16 @@ class StoreMachine(RuleBasedStateMachine):
 
     opener: Callable[..., Store]
     url: str
+    keeps_folders: bool = False
+    published: set[str]  # every key that a run has published, of this machine's store
 
     def __init__(self) -> None:
         super().__init__()
         self.model: dict[str, bytes] = {}
-        self.tags: dict[str, set[str]] = {}
+        self.tags: dict[str, dict[str, bytes]] = {}
         self.readers: list[tuple[Reader, bytes]] = []
         self.store = type(self).opener(self.url)
+        self.opened = [self.store]
 
     @initialize()
     def empty(self) -> None:
@@ -47,7 +50,8 @@ class StoreMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         for reader, _ in self.readers:
             reader.close()
-        self.store.close()
+        for store in self.opened:
+            store.close()
 
     @rule(key=KEYS, data=CONTENTS, scope=PREFIXES, streamed=st.booleans())
     def publish(self, key: str, data: bytes, scope: str, streamed: bool) -> None:
@@ -135,6 +139,7 @@ class StoreMachine(RuleBasedStateMachine):
     def reopen(self) -> None:
         old = self.store
         self.store = type(self).opener(self.url)
+        self.opened.append(self.store)
         assert self.store.id == old.id
         if not self.readers:
             old.close()
@@ -149,8 +154,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _published(self, key: str, data: bytes, tag: str) -> None:
         self.model[key] = data
-        assert tag not in self.tags.setdefault(key, set())
-        self.tags[key].add(tag)
+        self.published.add(key)
+        assert self.tags.setdefault(key, {}).setdefault(tag, data) == data
         assert self.store.stat(key).tag == tag
 
     def _check_refusal(self, refusal: Exists, key: str, full: str, data: bytes) -> None:
@@ -162,4 +167,6 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _is_in_the_way(self, key: str) -> bool:
         """Say whether a blob has the name of one of the key's folders, or has the key for one of its own."""
+        if self.keeps_folders and any(other.startswith(f"{key}/") for other in self.published):
+            return True
         return any(other.startswith(f"{key}/") or key.startswith(f"{other}/") for other in self.model)

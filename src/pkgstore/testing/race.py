@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import pkgstore
 from pkgstore import Denied, Full, NotFound, QuotaExceeded, StoreError, Unavailable
-from pkgstore.testing.kills import kill_at_any_moment, kill_in_mid_publish, staged
+from pkgstore.testing.kills import freeze_in_mid_publish, kill_at_any_moment, kill_in_mid_publish, staged
 from pkgstore.testing.processes import Talk, dismiss, workers
 from pkgstore.testing.races import Arena, race
 
@@ -53,6 +53,7 @@ class Row:
     half_visible: int
     kills: int
     at_final_name: int  # things that were there after a publisher was killed in mid-body
+    freezes: int  # publishers stopped in mid-body while another won the key, and then let go on
     lost_or_torn: int  # blobs, after a publisher was killed at any moment
     left_staged: int  # files that killed publishers left, where the driver shows them
     reaped: int  # how many of those a later publisher removed
@@ -108,12 +109,13 @@ def _raced(store: Store, arena: Arena, racers: int, reads: int, kills: int) -> R
     killed = kill_in_mid_publish(_below(arena, "killed/", arena.keys), kills)
     _publish_later(arena.url, arena.prefix)
     stale = killed.left & staged(store)
+    frozen = freeze_in_mid_publish(_below(arena, "frozen/", arena.keys), kills)
     torn: list[str] = []
     for number in range(kills):
         moment = _below(arena, f"moment-{number}/", min(arena.keys, _KEYS_OF_A_MOMENT))
         torn += kill_at_any_moment(moment)
         _delete(store, moment.prefix)
-    faults = [*result.faults, *killed.found, *torn]
+    faults = [*result.faults, *killed.found, *frozen, *torn]
     if stale:
         faults.append(f"{len(stale)} files that killed publishers left were not reaped: {min(stale)}")
     return Row(
@@ -126,6 +128,7 @@ def _raced(store: Store, arena: Arena, racers: int, reads: int, kills: int) -> R
         reads=result.reads,
         half_visible=len(result.half),
         kills=2 * kills,
+        freezes=kills,
         at_final_name=len(killed.found),
         lost_or_torn=len(torn),
         left_staged=len(killed.left),
@@ -208,6 +211,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "half-visible / reads": lambda row: f"{row.half_visible} / {row.reads}",
     "SIGKILLs": lambda row: str(row.kills),
     "at the final name": lambda row: str(row.at_final_name),
+    "SIGSTOPs": lambda row: str(row.freezes),
     "lost or torn": lambda row: str(row.lost_or_torn),
     "reaped / left": lambda row: f"{row.reaped} / {row.left_staged}" if row.left_staged else "none seen",
 }

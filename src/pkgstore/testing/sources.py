@@ -51,6 +51,27 @@ class Stream:
         self.closed = True
 
 
+class Rewound(io.BytesIO):
+    """A file that calls ``told`` before each read of its second pass, with what has been read of it in that pass."""
+
+    def __init__(self, data: bytes, told: Callable[[int], object]) -> None:
+        super().__init__(data)
+        self._told = told
+        self._read = False
+        self._passes = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        if self._read and (offset, whence) == (0, os.SEEK_SET):
+            self._passes += 1
+        return super().seek(offset, whence)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._read = True
+        if self._passes:
+            self._told(self.tell())
+        return super().read(size)
+
+
 class Short(Stream):
     """A stream that returns less than it is asked for, and never the same amount."""
 

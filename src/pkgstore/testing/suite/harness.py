@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 
 import pkgstore
+from pkgstore import keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,6 +30,18 @@ class Harness:
 
     large: ClassVar[int] = 512 * MiB
     """Bytes of the blob that shows that memory stays flat; 0 for a medium that is itself memory of the process."""
+
+    memory: ClassVar[int] = 64 * MiB
+    """Bytes by which publishing or reading that blob may raise the memory of a process."""
+
+    stepwise: ClassVar[int] = 3 * MiB
+    """Bytes of a body that the medium takes in several steps, and makes visible by one more."""
+
+    longest: ClassVar[int] = keys.LONGEST
+    """Bytes of the longest key that the medium of the fixture `url` holds."""
+
+    keeps_folders: ClassVar[bool] = False
+    """Whether a folder that has become empty goes on to take its name, as on media that make folders of their own."""
 
     small: ClassVar[int] = 16 * MiB
     """Bytes that do not fit on the medium of the fixture `small_url`, which 1 MiB does."""

@@ -30,11 +30,12 @@ class RaceTests(Harness):
         """Return where a race of this test is run."""
         return Arena(self.open_store, url, "race/", keys, size, rng.randbytes(4).hex())
 
-    @pytest.mark.parametrize(("keys", "size"), [(60, 1), (20, 100 << 10), (6, 3 * MiB)])
+    @pytest.mark.parametrize(("keys", "size"), [(60, 1), (20, 100 << 10), (6, 0)], ids=["small", "middle", "stepwise"])
     def test_racing_processes_have_one_winner(
         self, url: str, store: Store, rng: random.Random, keys: int, size: int
     ) -> None:
         self.need_other_processes()
+        size = size or self.stepwise
         result = race(self.arena(url, rng, keys, size), racers=4, reads=4 * keys)
         assert result.faults == []
         assert result.one == keys

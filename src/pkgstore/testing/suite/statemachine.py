@@ -18,7 +18,9 @@ class StateMachineTests(Harness):
     steps: ClassVar[int] = 25
 
     def test_a_store_is_a_dictionary(self, url: str) -> None:
-        machine = type("Machine", (StoreMachine,), {"opener": staticmethod(self.open_store), "url": url})
+        about = {"opener": staticmethod(self.open_store), "url": url, "keeps_folders": self.keeps_folders}
+        about["published"] = set()
+        machine = type("Machine", (StoreMachine,), about)
         checks = settings(
             max_examples=self.examples,
             stateful_step_count=self.steps,
