@@ -57,7 +57,7 @@ def test_urls_that_cannot_work(url: str) -> None:
     ("options", "message"),
     [
         ({"raedonly": True}, "there is no option 'raedonly' here: did you mean 'readonly'?"),
-        ({"colour": "red"}, "there is no option 'colour' here: known are create, readonly, timeout"),
+        ({"colour": "red"}, "there is no option 'colour' here: known are create, probe, readonly, timeout"),
         ({"readonly": "perhaps"}, "neither true nor false"),
         ({"timeout": "soon"}, "not a number of seconds"),
         ({"timeout": -1}, "not a number of seconds"),
@@ -80,7 +80,7 @@ def test_an_option_of_the_call_wins_over_the_query(tmp_path: Path) -> None:
     ("url", "message"),
     [
         ("flie:///srv", "no driver serves flie: URLs: did you mean 'file'?"),
-        ("gopher://x", "no driver serves gopher: URLs: known are file, memory"),
+        ("gopher://x", "no driver serves gopher: URLs: known are file, gs, memory, s3"),
     ],
 )
 def test_unknown_scheme(url: str, message: str) -> None:

@@ -82,12 +82,8 @@ class Calls:
 
         def attempt() -> Blob:
             nonlocal open_outcome
-            if exclusive and not self.driver.exclusive:
-                raise Unsupported(
-                    f"cannot publish {keys.shown(key)} in {self.where}: the medium has neither hard links nor a rename"
-                    " that never replaces, so that two writers could both win; put the store on another medium",
-                    key=key,
-                )
+            if exclusive:
+                self._check_exclusive(key)
             with source.attempt() as body:
                 try:
                     blob = self.driver.put(path, body, source.size, digests=known, exclusive=exclusive, token=token)
@@ -116,6 +112,14 @@ class Calls:
             if isinstance(exc, SourceFailed):
                 raise exc.error from None
             raise
+
+    def _check_exclusive(self, key: str) -> None:
+        if not self.driver.exclusive:
+            raise Unsupported(
+                f"cannot publish {keys.shown(key)} in {self.where}: the medium has neither hard links nor a rename"
+                " that never replaces, so that two writers could both win; put the store on another medium",
+                key=key,
+            )
 
     def translated(self, verb: str, key: str, exc: Exception) -> Exception:
         """Return the store's error for one that a driver raised; any other as it is."""
