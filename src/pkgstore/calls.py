@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pkgstore import keys
 from pkgstore.driver import KnowsBefore, LocalPath, MediumError
 from pkgstore.errors import Denied, Exists, Full, InvalidKey, NotFound, StoreError, Unavailable, Unsupported
-from pkgstore.hashing import SourceFailed
+from pkgstore.hashing import HashedBody, SourceFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -93,10 +93,7 @@ class Calls:
                     if issubclass(kind, Exists) and not source.digests:
                         body.drain()
                     raise
-                if not body.finished:
-                    if body.count:
-                        raise AssertionError(f"the {self.driver.scheme} driver did not finish the body of {key!r}")
-                    body.drain()  # an earlier attempt had won
+                self._finish(body, key)
                 return blob
 
         try:
@@ -112,6 +109,13 @@ class Calls:
             if isinstance(exc, SourceFailed):
                 raise exc.error from None
             raise
+
+    def _finish(self, body: HashedBody, key: str) -> None:
+        """Judge a body that its driver did not read, because an earlier attempt had won."""
+        if body.count and not body.finished:
+            raise AssertionError(f"the {self.driver.scheme} driver did not finish the body of {key!r}")
+        if not body.finished:
+            body.drain()
 
     def _check_exclusive(self, key: str) -> None:
         if not self.driver.exclusive:
