@@ -271,6 +271,24 @@ def test_the_policy_publishes_and_reads(here: Ministack, monkeypatch: pytest.Mon
             list(store.leftovers())
 
 
+def test_the_policy_alone_makes_a_store(
+    here: Ministack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without the right to delete: deletes count as unconditional, and what the probe made stays, and is told."""
+    log_in(monkeypatch, *here.user(document("Statement")))
+    with pkgstore.open(f"s3://packages/pypi?region={REGION}") as store:
+        (found,) = store.probed.values()
+        assert found["put"]
+        assert not found["delete"]
+        assert "may not delete" in found["delete_reason"]
+        left = [blob.key for blob in store.driver.scan(".pkgstore/probe/")]
+        assert left
+        assert all(f"pypi/{key}, left by a probe" in caplog.text for key in left)
+        store.publish("a/a", b"1")
+        with pytest.raises(pkgstore.Exists):
+            store.publish("a/a", b"2")
+
+
 @pytest.mark.parametrize("allowed", [True, False])
 def test_health_needs_deleting(here: Ministack, monkeypatch: pytest.MonkeyPatch, allowed: bool) -> None:
     url = f"s3://packages/pypi?region={REGION}"

@@ -20,7 +20,6 @@ from pkgstore.drivers.gcs import driver as gcs_driver
 from pkgstore.drivers.gcs import uploads
 from pkgstore.drivers.gcs.client import Client
 from pkgstore.drivers.gcs.driver import GCSDriver
-from pkgstore.drivers.s3 import dialects
 from pkgstore.drivers.s3 import driver as s3_driver
 from pkgstore.drivers.s3.bucket import Bucket
 from pkgstore.drivers.s3.driver import S3Driver
@@ -86,7 +85,7 @@ def s3(stage: Stage, model: S3Model, *, part_size: int = 1 << 20, dialect: str =
 
     def opened() -> Store:
         bucket = Bucket(access, TIMEOUT)
-        driver = S3Driver(bucket, "", dialects.find(dialect, ""), part_size=part_size, single_writer=False)
+        driver = S3Driver(bucket, "", dialect, part_size=part_size, single_writer=False)
         assert driver.recall({bucket.endpoint: found})
         return Store(Calls(driver, "s3://bucket", 5 * TIMEOUT), identity="explored")
 

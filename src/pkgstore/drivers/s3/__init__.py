@@ -38,7 +38,7 @@ def connect(
         the service, where its host does not tell: `aws`, `minio`, `ceph`, `hetzner`, `r2`, `b2`, `spaces`, `seaweedfs`,
         `ministack`; bodies go up in parts only where it is one that completes them exclusively
     ``part_size``
-        larger bodies are uploaded in parts of so many bytes, such as `16Mi` (default: 8 MiB)
+        the bytes of a part, such as `16Mi` (default: 8 MiB), where bodies of more than 8 MiB go up in parts
     ``single_writer``
         publish also where the endpoint cannot keep two writers apart: the operator vouches that there is only one
     """
@@ -79,7 +79,7 @@ def connect(
     return S3Driver(
         Bucket(access, timeout),
         prefix,
-        spoken,
+        dialect,
         part_size=parts,
         single_writer=config.boolean("single_writer", single_writer),
     )

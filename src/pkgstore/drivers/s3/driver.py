@@ -6,12 +6,12 @@ import http.client
 from base64 import b64encode
 from hashlib import md5
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from urllib.parse import urlsplit
 
 from pkgstore import keys
 from pkgstore.driver import Blob, Leftover, MediumError
 from pkgstore.drivers.http import Nothing
-from pkgstore.drivers.s3 import listing
-from pkgstore.drivers.s3.dialects import GENERIC
+from pkgstore.drivers.s3 import dialects, listing
 from pkgstore.drivers.s3.errors import S3Error, modified
 from pkgstore.drivers.s3.leftovers import uploads
 from pkgstore.drivers.s3.multipart import MOST_PARTS, Upload
@@ -49,10 +49,12 @@ class S3Driver:
     scheme = "s3"
     streams = False
 
-    def __init__(self, bucket: Bucket, prefix: str, dialect: Dialect, *, part_size: int, single_writer: bool) -> None:
+    def __init__(
+        self, bucket: Bucket, prefix: str, dialect: str | None, *, part_size: int, single_writer: bool
+    ) -> None:
         self._bucket = bucket
         self._prefix = prefix
-        self._dialect = dialect
+        self._dialect_name = dialect
         self._part_size = part_size
         self._single_writer = single_writer
         self._found: Found | None = None
@@ -78,7 +80,7 @@ class S3Driver:
         patient = self._bucket.with_timeout(max(self._bucket.timeout, _PROBED_WITHIN))
         where = f"{self._prefix}{_CONTROL_PREFIX}probe/"
         try:
-            self._found = probe(patient, where, thoroughly=self._dialect is GENERIC)
+            self._found = probe(patient, where, thoroughly=self._dialect is dialects.GENERIC)
         finally:
             patient.close()
         return {self._bucket.endpoint: self._found.document()}
@@ -93,6 +95,10 @@ class S3Driver:
         if self._found is None:
             self.probe()
         return cast("Found", self._found)
+
+    @property
+    def _dialect(self) -> Dialect:
+        return dialects.find(self._dialect_name, urlsplit(self._bucket.endpoint).hostname or "")
 
     @property
     def _completes_once(self) -> bool:
