@@ -241,12 +241,17 @@ CONCURRENT = [*SERVERS[:3], "gunicorn with threads"]
 
 
 def served(tmp_path: Path, server: str, *options: str, ready: str = "/health") -> AbstractContextManager[Server]:
-    """Serve a store. Without waitress, "auto" is the standard library's server."""
+    """Serve a store. Without waitress, "auto" is the standard library's server.
+
+    PasteDeploy, which Swift brings, passes for Paste, which has a server.
+    """
     environ = {}
-    if server.endswith("without waitress"):
+    if server.startswith("auto"):
         blocked = tmp_path / "blocked"
         blocked.mkdir()
-        (blocked / "waitress.py").write_text("raise ImportError\n")
+        (blocked / "paste.py").write_text("raise ImportError\n")
+        if server.endswith("without waitress"):
+            (blocked / "waitress.py").write_text("raise ImportError\n")
         environ["PYTHONPATH"] = os.pathsep.join([str(blocked), *filter(None, [os.environ.get("PYTHONPATH")])])
     if server == "gunicorn":
         environ["GUNICORN_CMD_ARGS"] = "--workers 2"

@@ -18,7 +18,6 @@ import pytest
 
 import pkgstore
 from pkgstore import Denied, Misconfigured, StoreError, Unavailable, errors
-from pkgstore.drivers.s3 import dialects
 from tests.command import ENVIRONMENT, complaint, run
 from tests.fault_proxy import FaultProxy, s3_error
 from tests.s3_medium import BUCKET, PART, servers
@@ -618,7 +617,7 @@ def test_the_file_of_credentials_is_read_again(
 def test_a_large_body_is_not_sent_twice_with_an_expired_token(through: tuple[FaultProxy, pkgstore.Store]) -> None:
     """It is told of, and the credentials are looked up for whoever comes next."""
     proxy, store = through
-    store.driver._dialect = dialects.find("seaweedfs", "")  # type: ignore[attr-defined]
+    store.driver._dialect_name = "seaweedfs"  # type: ignore[attr-defined]
     fault = proxy.answer(400, error("ExpiredToken"), rb"^PUT .*/a HTTP", times=1)
     access = store.driver._bucket._access  # type: ignore[attr-defined]
     before = access._now()

@@ -35,8 +35,8 @@ class TestCeph(S3Conformance):
 
 @pytest.mark.xdist_group("moto")
 class TestMoto(S3Conformance):
-    """A simulation, which keeps writers of small bodies apart, and not those of large ones: for one process."""
+    """A simulation, which keeps writers of small bodies apart, and not those of large ones."""
 
     server = "moto"
     options: ClassVar[dict[str, str]] = {"single_writer": "true"}
-    shared = False
+    stepwise = 300_000

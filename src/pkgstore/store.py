@@ -283,33 +283,39 @@ class Store:
         )
 
     def _listed(self, path: str) -> Iterator[Blob]:
+        for blob in self._scanned(path):
+            if keys.is_valid(blob.key):
+                yield self._seen(blob)
+            elif not blob.key.startswith(_CONTROL_PREFIX) and blob.key not in self._left_out:
+                self._left_out.add(blob.key)
+                _log.warning("%s leaves out %s: the name is no valid key", self.where, keys.shown(blob.key))
+
+    def _scanned(self, path: str) -> Iterator[Blob]:
         last, seen, size = "", "", 1
         scan: Iterator[Blob] | None = None
 
         def following() -> list[Blob]:
+            """Return what follows ``last``. A scan that failed begins anew, and what it repeats is of the same call."""
             nonlocal scan, seen
             if scan is None:
                 scan, seen = self.driver.scan(path), ""
             try:
-                return list(islice(scan, size))
+                while blobs := list(islice(scan, size)):
+                    for blob in blobs:
+                        if blob.key <= seen:
+                            raise AssertionError(f"the {self.driver.scheme} driver lists {blob.key!r} after {seen!r}")
+                        seen = blob.key
+                    if seen > last:
+                        return [blob for blob in blobs if blob.key > last]
             except Exception:
                 scan = None
                 raise
+            return []
 
         while blobs := self._calls.call("list", path, following):
             size = min(2 * size, _LISTED_AT_ONCE)
-            for blob in blobs:
-                if blob.key <= seen:
-                    raise AssertionError(f"the {self.driver.scheme} driver lists {blob.key!r} after {seen!r}")
-                seen = blob.key
-                if seen <= last:
-                    continue  # yielded before the scan began anew
-                last = seen
-                if keys.is_valid(last):
-                    yield self._seen(blob)
-                elif not last.startswith(_CONTROL_PREFIX) and last not in self._left_out:
-                    self._left_out.add(last)
-                    _log.warning("%s leaves out %s: the name is no valid key", self.where, keys.shown(last))
+            last = blobs[-1].key
+            yield from blobs
 
     def _path(self, key: str) -> str:
         keys.check(key)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _LONGEST_CONNECT = 10.0
 _KEPT = 64
 _KEPT_FOR = 45.0
-_SENT_AT_ONCE = 1 << 20
+_SENT_AT_ONCE = 1 << 17  # bytes, for which the timeout is that of one step
 _JOINED_UP_TO = 1 << 14
 _DRAINED_UP_TO = 1 << 16
 
@@ -94,7 +94,7 @@ class Pool:
         except BaseException:
             connection.close()
             raise
-        parts: Iterable[BodyPart] = body if whole is None else _pieces(whole)  # type: ignore[assignment]
+        parts: Iterable[BodyPart] = body if whole is None else (whole,)  # type: ignore[assignment]
         pending.send(parts)
         return pending
 
@@ -156,7 +156,8 @@ class Pending:
 
     def _send(self, part: BodyPart) -> None:
         try:
-            self._connection.sock.sendall(part)
+            for piece in _pieces(part):
+                self._connection.sock.sendall(piece)
         except TimeoutError:
             raise
         except OSError as exc:

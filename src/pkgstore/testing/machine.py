@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 SEGMENTS = st.sampled_from(["a", "b", "a-b", "a.b", "a0", "é", "x y", "B"])
 KEYS = st.lists(SEGMENTS, min_size=1, max_size=3).map("/".join)
 PREFIXES = st.lists(SEGMENTS, max_size=2).map(lambda parts: "".join(f"{part}/" for part in parts))
-CONTENTS = st.binary(max_size=40) | st.integers(0, 2_500_000).map(lambda size: bytes(size))
+CONTENTS = (
+    st.sampled_from([b"one", b"two"]) | st.binary(max_size=40) | st.integers(0, 2_500_000).map(lambda size: bytes(size))
+)
 
 
 class StoreMachine(RuleBasedStateMachine):

@@ -77,7 +77,7 @@ def connect(
         dialect=spoken,
     )
     return S3Driver(
-        Bucket(access, timeout),
+        Bucket(access, max(0.1, timeout)),
         prefix,
         dialect,
         part_size=parts,

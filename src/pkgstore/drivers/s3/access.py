@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pkgstore.drivers.s3.dialects import Dialect
 
 _REFREEZE_AFTER = 60.0
+_FOUND_WITHIN = 60.0
 _UNSIGNED = "UNSIGNED-PAYLOAD"
 
 
@@ -138,8 +139,9 @@ class Access:
 
     def _ask_s3fs(self) -> _Found:
         from botocore.credentials import Credentials
-        from botocore.exceptions import BotoCoreError
+        from botocore.exceptions import BotoCoreError, ClientError
         from fsspec.asyn import sync
+        from fsspec.exceptions import FSTimeoutError
         from s3fs import S3FileSystem
 
         key, secret = config.secret("PKGSTORE_S3_ACCESS_KEY_ID"), config.secret("PKGSTORE_S3_SECRET_ACCESS_KEY")
@@ -167,7 +169,9 @@ class Access:
             )
             client = system.connect()
             session, loop = system.session, system.loop
-            source: Any = Credentials(key, secret, token) if key else sync(loop, session.get_credentials)
+            source: Any = (
+                Credentials(key, secret, token) if key else sync(loop, session.get_credentials, timeout=_FOUND_WITHIN)
+            )
             if source is None:
                 raise _no_credentials()
             parameters = {"Bucket": self.bucket, "Key": "x"}
@@ -176,15 +180,15 @@ class Access:
             configured = session.get_config_variable("region")
             ca_bundle = session.get_config_variable("ca_bundle")
             sync(loop, client.close)
-        except (BotoCoreError, ValueError) as exc:
+        except (BotoCoreError, ClientError, FSTimeoutError, ValueError) as exc:
             raise _refused(exc) from exc
 
         def freeze() -> ReadOnlyCredentials:
             if key:
-                return cast("ReadOnlyCredentials", source.get_frozen_credentials())
+                return _printable(source.get_frozen_credentials())
             try:
-                return cast("ReadOnlyCredentials", sync(loop, source.get_frozen_credentials))
-            except BotoCoreError as exc:
+                return _printable(sync(loop, source.get_frozen_credentials, timeout=_FOUND_WITHIN))
+            except (BotoCoreError, ClientError, FSTimeoutError) as exc:
                 raise _refused(exc) from exc
 
         parts = urlsplit(example)
@@ -193,6 +197,17 @@ class Access:
             region = self._dialect.region
         renew = freeze if hasattr(source, "refresh_needed") else None
         return _Found(base, region, freeze(), renew, ca_bundle, os.getpid(), time.monotonic())
+
+
+def _printable(found: ReadOnlyCredentials) -> ReadOnlyCredentials:
+    for name, value in (("key id", found.access_key), ("secret", found.secret_key), ("token", found.token or "x")):
+        if not (value.isascii() and value.isprintable() and " " not in value):
+            raise MediumError(
+                Misconfigured,
+                f"the {name} of the credentials holds a blank or a line break",
+                "correct where it comes from",
+            )
+    return found
 
 
 def _no_credentials() -> MediumError:
@@ -208,6 +223,10 @@ def _refused(exc: Exception) -> MediumError:
     from botocore import exceptions
 
     text = " ".join(str(exc).split())
+    if isinstance(exc, exceptions.ClientError):
+        return MediumError(Denied, f"credentials were refused ({text})", "check the role, and who may take it")
+    if isinstance(exc, TimeoutError):
+        return MediumError(Unavailable, "no credentials were had in time", "see where the AWS chain gets them from")
     if isinstance(exc, exceptions.NoCredentialsError):
         return _no_credentials()
     if isinstance(exc, exceptions.ProfileNotFound):

@@ -17,6 +17,7 @@ from pkgstore.drivers.s3.leftovers import uploads
 from pkgstore.drivers.s3.multipart import MOST_PARTS, Upload
 from pkgstore.drivers.s3.probe import Found, probe
 from pkgstore.errors import Exists, InvalidKey, Misconfigured, NotFound, StoreError, Unavailable, Unsupported
+from pkgstore.hashing import is_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -119,7 +120,7 @@ class S3Driver:
         headers = {_TOKEN: token, **{f"{_MARK}{name}": value for name, value in digests.items()}}
         headers["Content-Type"] = "application/octet-stream"
         in_parts = size > min(self._part_size, _SENT_WHOLE) and self._completes_once
-        if exclusive and (in_parts or size > _SENT_WHOLE or not self._findings.put):
+        if exclusive and (in_parts or size > _SENT_WHOLE or not self._findings.conditional):
             there = self._there(key)
             if there is not None:
                 return self._ours(there, token)
@@ -135,7 +136,7 @@ class S3Driver:
             done = upload.complete(_ABSENT if exclusive else {}, lambda: self._landed(key, token))
         except MediumError as exc:
             try:
-                return self._settled(exc, key, token)
+                return self._settled(exc, key, token, exclusive=exclusive)
             except MediumError as second:
                 if upload.may_be_complete and second.kind is not Exists:
                     raise MediumError(Unavailable, str(second), second.remedy) from second
@@ -179,8 +180,12 @@ class S3Driver:
                 )
                 answer.read()
         except S3Error as exc:
-            return self._settled(exc, key, token)
+            return self._settled(exc, key, token, exclusive=exclusive)
         etag = (answer.headers.get("ETag") or "").strip('"')
+        if not etag:
+            raise MediumError(
+                Unavailable, f"{self._bucket.endpoint} confirms a PUT without an ETag", "check endpoint_url"
+            )
         return Blob(key, size, modified(answer.headers, "Date"), etag, dict(digests))
 
     def open(
@@ -201,6 +206,12 @@ class S3Driver:
             return self._of_version(self.stat(key), tag), cast("BinaryIO", Nothing())
         try:
             blob = self._of_version(self._blob(key, answer), tag)
+            if start and not (answer.headers.get("Content-Range") or "").startswith(f"bytes {start}-"):
+                raise MediumError(
+                    Unavailable,
+                    f"{self._bucket.endpoint} answers another range than was asked for",
+                    "see what is between",
+                )
         except BaseException:
             answer.close()
             raise
@@ -238,11 +249,12 @@ class S3Driver:
         try:
             self._bucket.request("DELETE", self._prefix + key, headers=headers).close()
         except S3Error as exc:
-            if exc.status not in (404, 412):
+            if exc.kind not in (NotFound, Exists):
                 raise
 
     def leftovers(self) -> Iterator[Leftover]:
-        return uploads(self._bucket, self._prefix, safe=self._completes_once)
+        safe = self._found is not None and self._completes_once
+        return uploads(self._bucket, self._prefix, safe=safe)
 
     def remove_leftover(self, leftover: Leftover) -> None:
         query = {"uploadId": leftover.name}
@@ -285,14 +297,14 @@ class S3Driver:
         there = self._there(key)
         return there[0] if there is not None and there[1] == token else None
 
-    def _settled(self, exc: MediumError, key: str, token: str) -> Blob:
+    def _settled(self, exc: MediumError, key: str, token: str, *, exclusive: bool) -> Blob:
         """Return what an earlier attempt of ours put at ``key``, where that is why a put was refused; or raise."""
         if not isinstance(exc, S3Error) or exc.status not in (404, 412):
             raise exc
         there = self._there(key)
-        if there is not None:
+        if there is not None and (exclusive or there[1] == token):
             return self._ours(there, token)
-        if exc.status == 404:
+        if exc.status == 404 or not exclusive:
             raise exc
         if self._findings.folders and self._there(f"{key}/") is not None:
             raise MediumError(
@@ -316,8 +328,15 @@ class S3Driver:
                 "check endpoint_url: that it is an S3 endpoint",
             )
         total = (headers.get("Content-Range") or "").rpartition("/")[2]
-        size = int(total if total.isdigit() else headers.get("Content-Length") or 0)
-        digests = {name: value for name in _ALGORITHMS if (value := headers.get(f"{_MARK}{name}"))}
+        length = total if total.isdecimal() else headers.get("Content-Length") or ""
+        if not length.isdecimal():
+            raise MediumError(
+                Misconfigured,
+                f"{self._bucket.endpoint} tells no length of an object",
+                "see what is between, as a proxy",
+            )
+        size = int(length)
+        digests = {name: value for name in _ALGORITHMS if is_digest(name, value := headers.get(f"{_MARK}{name}") or "")}
         return Blob(key, size, modified(headers, "Last-Modified"), (headers.get("ETag") or "").strip('"'), digests)
 
     def _of_version(self, blob: Blob, tag: str | None) -> Blob:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pkgstore.driver import Leftover
 from pkgstore.drivers.s3.errors import modified
-from pkgstore.drivers.s3.listing import document
+from pkgstore.drivers.s3.listing import cut_off, document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,18 +33,32 @@ def uploads(bucket: Bucket, prefix: str, *, safe: bool) -> Iterator[Leftover]:
         now = modified(headers, "Date")
         for each in root.iterfind("{*}Upload"):
             key, name = each.findtext("{*}Key") or "", each.findtext("{*}UploadId") or ""
-            began = datetime.fromisoformat(each.findtext("{*}Initiated") or "1970-01-01T00:00:00Z").timestamp()
+            began = _time(each.findtext("{*}Initiated") or "")
             if key.startswith(prefix):
-                yield Leftover(key[len(prefix) :], began, name, _why_kept(now - began, safe=safe))
+                yield Leftover(key[len(prefix) :], began, name, _why_kept(now, began, safe=safe))
         if root.findtext("{*}IsTruncated") != "true":
             return
-        query["key-marker"] = root.findtext("{*}NextKeyMarker") or ""
-        query["upload-id-marker"] = root.findtext("{*}NextUploadIdMarker") or ""
+        following = {
+            "key-marker": root.findtext("{*}NextKeyMarker") or "",
+            "upload-id-marker": root.findtext("{*}NextUploadIdMarker") or "",
+        }
+        if not following["key-marker"] or following.items() <= query.items():
+            raise cut_off(bucket)
+        query.update(following)
 
 
-def _why_kept(age: float, *, safe: bool) -> str:
+def _time(text: str) -> float:
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _why_kept(now: float, began: float, *, safe: bool) -> str:
     if not safe:
         return "this endpoint may lose a published object when an upload of it is aborted: use a lifecycle rule"
-    if age < AGE:
+    if not now or not began:
+        return "the endpoint does not say how old it is"
+    if now - began < AGE:
         return f"it is younger than {AGE / DAY:.0f} days, and its writer may still be at it"
     return ""

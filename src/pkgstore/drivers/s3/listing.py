@@ -39,10 +39,8 @@ def objects(bucket: Bucket, prefix: str) -> Iterator[Object]:
         token = fields.get("NextContinuationToken")
         if fields.get("IsTruncated") != "true":
             return
-        if not token:
-            raise MediumError(
-                Unavailable, f"{bucket.endpoint} cut a listing off without saying how it goes on", "use another service"
-            )
+        if not token or token == query.get("continuation-token"):
+            raise cut_off(bucket)
         query["continuation-token"] = token
 
 
@@ -105,6 +103,13 @@ def document(bucket: Bucket, query: dict[str, str], action: str) -> tuple[Elemen
         raise _unreadable(bucket, exc) from exc
     _check_is_s3(bucket, root.tag)
     return root, answer.headers
+
+
+def cut_off(bucket: Bucket) -> MediumError:
+    """Return the error for a listing that says that there is more, and not where."""
+    return MediumError(
+        Unavailable, f"{bucket.endpoint} cut a listing off without saying how it goes on", "use another service"
+    )
 
 
 def _unreadable(bucket: Bucket, exc: Exception) -> MediumError:

@@ -37,6 +37,7 @@ _LARGE = 8 << 20  # bytes; some endpoints keep small bodies apart, and not large
 _TRIES = 3
 _ALWAYS: dict[str, str] = {}
 _ABSENT = {"If-None-Match": "*"}
+_IGNORED = "it ignores If-None-Match on PUT"
 _UNKNOWN = "it does not know PUT with If-None-Match"
 _LOST = (409, 412)
 _BUSY = (429, 500, 502, 503, 504)
@@ -47,7 +48,7 @@ class Found:
     """What an endpoint keeps to.
 
     Of ``put``, ``complete`` (of a multipart upload) and ``delete``: whether their condition holds, and what was seen
-    where it does not. ``conditional``: whether it takes a PUT with a condition at all.
+    where it does not. ``conditional``: whether a PUT with a condition is refused where a key was taken long ago.
     ``sorted``: whether it lists by key, and not folder by folder.
     ``folders``: whether a folder that has become empty goes on to take its name.
     """
@@ -92,7 +93,7 @@ def probe(bucket: Bucket, where: str, *, thoroughly: bool) -> Found:
     return Found(
         not put_reason,
         put_reason,
-        put_reason != _UNKNOWN,
+        put_reason not in (_UNKNOWN, _IGNORED),
         not complete_reason,
         complete_reason,
         not delete_reason,
@@ -118,7 +119,7 @@ class _Trial:
         if status == 501:
             return _UNKNOWN
         if status not in _LOST:
-            return "it ignores If-None-Match on PUT"
+            return _IGNORED
         return self._race_to_put(_ROUNDS, _RACERS, _RACED)
 
     def put_large(self) -> str:
