@@ -241,17 +241,12 @@ CONCURRENT = [*SERVERS[:3], "gunicorn with threads"]
 
 
 def served(tmp_path: Path, server: str, *options: str, ready: str = "/health") -> AbstractContextManager[Server]:
-    """Serve a store. Without waitress, "auto" is the standard library's server.
-
-    PasteDeploy, which Swift brings, passes for Paste, which has a server.
-    """
+    """Serve a store. Without waitress, "auto" is the standard library's server."""
     environ = {}
-    if server.startswith("auto"):
+    if server.endswith("without waitress"):
         blocked = tmp_path / "blocked"
         blocked.mkdir()
-        (blocked / "paste.py").write_text("raise ImportError\n")
-        if server.endswith("without waitress"):
-            (blocked / "waitress.py").write_text("raise ImportError\n")
+        (blocked / "waitress.py").write_text("raise ImportError\n")
         environ["PYTHONPATH"] = os.pathsep.join([str(blocked), *filter(None, [os.environ.get("PYTHONPATH")])])
     if server == "gunicorn":
         environ["GUNICORN_CMD_ARGS"] = "--workers 2"

@@ -21,7 +21,7 @@ from wsgiref.simple_server import WSGIServer
 
 import pypiserver  # type: ignore[import-untyped]
 from pypiserver import bottle_wrapper as bottle
-from pypiserver.__main__ import AutoServer, WsgiHandler, guess_auto_server, init_logging  # type: ignore[import-untyped]
+from pypiserver.__main__ import WsgiHandler, init_logging  # type: ignore[import-untyped]
 from pypiserver.backend import BackendProxy  # type: ignore[import-untyped]
 from pypiserver.config import RunConfig, get_parser  # type: ignore[import-untyped]
 
@@ -43,6 +43,8 @@ _DOWNLOADS = "/packages/:filename#.*#"
 _NO_FOLDER = os.sep
 _NO_FOLDERS = "the packages are in the store, and no folder is given beside it"
 _LINGER = 2.0
+# What Bottle's "auto" runs, if it is there. pypiserver takes PasteDeploy, which has no server, for Paste.
+_BETTER_SERVERS = ("waitress", "paste.httpserver", "twisted.web", "cherrypy", "cheroot")
 _PATIENCE = 5.0
 _OF_THE_SERVER = {
     "port": "--port",
@@ -101,9 +103,17 @@ def _opened(url: str | os.PathLike[str]) -> Store:
 
 def _server(method: str) -> tuple[str, dict[str, Any]]:
     """Return Bottle's name of the server to run, and its options. None of them lets an upload block a download."""
-    if method == "wsgiref" or (method == "auto" and guess_auto_server() is AutoServer.WsgiRef):
+    if method == "wsgiref" or (method == "auto" and not any(map(_can_import, _BETTER_SERVERS))):
         return "wsgiref", {"handler_class": WsgiHandler, "server_class": _ThreadingServer}
     return method, {}
+
+
+def _can_import(module: str) -> bool:
+    try:
+        import_module(module)
+    except ImportError:
+        return False
+    return True
 
 
 class _ThreadingServer(ThreadingMixIn, WSGIServer):
