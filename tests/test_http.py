@@ -411,25 +411,6 @@ class TestTimeouts:
         finally:
             over.set()
 
-    def test_one_request_may_have_its_own(self, serve: Serve) -> None:
-        """And a kept connection goes back to that of the pool."""
-        slow = threading.Event()
-
-        def conduct(connection: socket.socket) -> None:
-            while head(connection):
-                if slow.is_set():
-                    time.sleep(0.4)
-                connection.sendall(OK)
-
-        server = serve(conduct)
-        with pool_of(server, timeout=5) as pool:
-            assert pool.request("GET", "/", {"Host": "x"}, timeout=0.2).read() == b"hello"
-            slow.set()
-            assert get(pool) == b"hello"
-            assert server.connections == 1
-            with pytest.raises(TimeoutError):
-                pool.request("GET", "/", {"Host": "x"}, timeout=0.1)
-
 
 class TestFork:
     def test_a_child_has_connections_of_its_own(self, serve: Serve) -> None:

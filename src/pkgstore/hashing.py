@@ -22,6 +22,9 @@ _OVERLAP_FROM = 4 * CHUNK
 _IN_FLIGHT = 8
 _LENGTHS = {"sha256": 64, "md5": 32, "blake2b": 128}
 
+ALGORITHMS = tuple(_LENGTHS)
+"""The digests that are known here, by name."""
+
 
 _ONLY_SHA256: Mapping[str, str | None] = {"sha256": None}
 

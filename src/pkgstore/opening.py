@@ -112,7 +112,7 @@ def _remember(calls: Calls, driver: Probed, identity: dict[str, Any], *, readonl
     Who only reads tries nothing, and gets on with what is remembered.
     """
     known = identity.get(_PROBED)
-    known = known if isinstance(known, dict) else {}
+    known = identity[_PROBED] = known if isinstance(known, dict) else {}
     recalled = driver.recall(known)
     if not readonly and (again or not recalled):
         found = calls.call("probe", _IDENTITY, driver.probe)

@@ -57,16 +57,12 @@ class Pool:
         target: str,
         headers: Mapping[str, str],
         body: BodyPart | Iterable[BodyPart] = b"",
-        *,
-        timeout: float | None = None,
     ) -> Response:
         """Send one request, and return the answer once its head is there.
 
-        ``headers`` must hold ``Host``; a ``Content-Length`` is added for a body that is bytes. ``timeout`` is that of
-        the pool unless given.
+        ``headers`` must hold ``Host``; a ``Content-Length`` is added for a body that is bytes.
         """
-        pending = self.begin(method, target, headers, body, timeout=timeout)
-        return pending.answer()
+        return self.begin(method, target, headers, body).answer()
 
     def begin(
         self,
@@ -74,12 +70,10 @@ class Pool:
         target: str,
         headers: Mapping[str, str],
         body: BodyPart | Iterable[BodyPart] = b"",
-        *,
-        timeout: float | None = None,
     ) -> Pending:
         """Send one request, and return what its answer will come from."""
-        connection = self._take(self.timeout if timeout is None else timeout)
-        pending = Pending(self, connection, method)
+        connection = self._take()
+        pending = Pending(self, connection)
         try:
             connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
             for name, value in headers.items():
@@ -105,7 +99,7 @@ class Pool:
             with contextlib.suppress(IndexError):
                 self._idle.pop()[0].close()
 
-    def _take(self, timeout: float) -> http.client.HTTPConnection:
+    def _take(self) -> http.client.HTTPConnection:
         if self._pid != os.getpid():
             inherited, self._idle, self._pid = self._idle, deque(), os.getpid()
             for connection, _ in inherited:
@@ -116,16 +110,16 @@ class Pool:
             except IndexError:
                 break
             if time.monotonic() - since < _KEPT_FOR and _is_quiet(connection):
-                connection.sock.settimeout(timeout)
+                connection.sock.settimeout(self.timeout)
                 return connection
             connection.close()
-        limit = min(timeout, _LONGEST_CONNECT)
+        limit = min(self.timeout, _LONGEST_CONNECT)
         if self._secure:
             connection = http.client.HTTPSConnection(self.host, self.port, timeout=limit, context=self._context)
         else:
             connection = http.client.HTTPConnection(self.host, self.port, timeout=limit)
         connection.connect()
-        connection.sock.settimeout(timeout)
+        connection.sock.settimeout(self.timeout)
         return connection
 
     def _give_back(self, connection: http.client.HTTPConnection, pid: int) -> None:
@@ -139,7 +133,7 @@ class Pool:
 class Pending:
     """A request whose body is being sent, or whose answer is awaited."""
 
-    def __init__(self, pool: Pool, connection: http.client.HTTPConnection, method: str) -> None:
+    def __init__(self, pool: Pool, connection: http.client.HTTPConnection) -> None:
         self._pool = pool
         self._connection = connection
         self._broken: OSError | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -12,19 +11,17 @@ from pkgstore import keys
 from pkgstore.driver import Blob, MediumError
 from pkgstore.drivers.gcs import errors, probing, uploads
 from pkgstore.drivers.gcs.signing import signed_url
+from pkgstore.drivers.http import Nothing
 from pkgstore.errors import Exists, InvalidKey, NotFound, StoreError, Unavailable, Unsupported
-from pkgstore.hashing import is_digest
+from pkgstore.hashing import ALGORITHMS, is_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from typing_extensions import Buffer
 
     from pkgstore.driver import Body
     from pkgstore.drivers.gcs.client import Client
     from pkgstore.drivers.http import Response
 
-_ALGORITHMS = ("sha256", "md5", "blake2b")
 _METADATA = "pkgstore-"
 _TOKEN = f"{_METADATA}token"
 _ABSENT = "0"
@@ -118,13 +115,13 @@ class GCSDriver:
         self, key: str, start: int = 0, stop: int | None = None, *, tag: str | None = None
     ) -> tuple[Blob, BinaryIO]:
         if stop is not None and stop <= start:
-            return self._stat(key, tag), cast("BinaryIO", _Empty())
+            return self._stat(key, tag), cast("BinaryIO", Nothing())
         wanted = {} if start == 0 and stop is None else {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
         for _ in range(_LOOKS):
             response = self._get(self._name(key), wanted, tag)
             if response.status == 416:
                 self._client.content(response)
-                return self._stat(key, tag), cast("BinaryIO", _Empty())
+                return self._stat(key, tag), cast("BinaryIO", Nothing())
             if response.status not in (200, 206):
                 raise self._client.refused(response.status, self._client.content(response))
             try:
@@ -149,13 +146,15 @@ class GCSDriver:
                 prefix=self._prefix + prefix, maxResults=str(_PAGE), fields=_FIELDS, pageToken=page
             )
             listed = self._client.document(self._client.send("GET", target), of_bucket=True)
-            for resource in listed.get("items", ()):
+            for resource in listed.get("items") or ():
                 blob = self._blob(resource)
                 if not blob.key.endswith("/") and blob.key and (control or not blob.key.startswith(_CONTROL_PREFIX)):
                     yield blob
-            page = listed.get("nextPageToken")
+            before, page = page, listed.get("nextPageToken")
             if not page:
                 return
+            if page == before:
+                raise errors.not_the_service("a page of its listing is followed by itself")
 
     def signed_url(self, key: str, expires: float) -> str:
         return signed_url(self._client, self._name(key), expires)
@@ -202,11 +201,11 @@ class GCSDriver:
             raise errors.not_the_service("it tells no generation")
         whole = (headers.get("Content-Range") or "").rpartition("/")[2] or headers.get("Content-Length")
         length = headers.get("x-goog-stored-content-length") or whole
-        metadata = {f"{_METADATA}{each}": headers.get(f"x-goog-meta-{_METADATA}{each}") for each in _ALGORITHMS}
-        if not modified or not length or not (self._reads_plainly or any(metadata.values())):
+        metadata = {f"{_METADATA}{each}": headers.get(f"x-goog-meta-{_METADATA}{each}") for each in ALGORITHMS}
+        mtime = _time(modified or "")
+        if mtime is None or not (length or "").isdecimal() or not (self._reads_plainly or any(metadata.values())):
             return self._stat(key, generation)
-        mtime = parsedate_to_datetime(modified).timestamp()
-        return Blob(key, int(length), mtime, generation, _digests(metadata))
+        return Blob(key, int(length or 0), mtime, generation, _digests(metadata))
 
     def _stat(self, key: str, tag: str | None) -> Blob:
         return self._blob(self._client.resource(self._name(key), generation=tag))
@@ -247,17 +246,15 @@ class GCSDriver:
             raise errors.not_the_service("an object's resource is not complete") from None
 
 
-class _Empty(io.RawIOBase):
-    """A stream without a byte, wherever it stands."""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Buffer, /) -> int:
-        return 0
+def _time(date: str) -> float | None:
+    """Return a date of an answer's head, in seconds since the epoch."""
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return None
 
 
 def _digests(metadata: Mapping[str, str | None]) -> dict[str, str]:
     """Return the digests that an object's metadata hold."""
-    found = {each: metadata.get(f"{_METADATA}{each}") for each in _ALGORITHMS}
+    found = {each: metadata.get(f"{_METADATA}{each}") for each in ALGORITHMS}
     return {each: value for each, value in found.items() if value is not None and is_digest(each, value)}

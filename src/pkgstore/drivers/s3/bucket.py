@@ -51,7 +51,6 @@ class Bucket:
         *,
         payload: str = "UNSIGNED-PAYLOAD",
         action: str = "",
-        timeout: float | None = None,
     ) -> Response:
         """Send a request, and return its answer, whose body is to be read or closed. Raises `MediumError`.
 
@@ -60,7 +59,7 @@ class Bucket:
         """
         for last in (False, True):
             with self.talking():
-                pending = self.begin(method, key, query, headers, body, payload=payload, timeout=timeout)
+                pending = self.begin(method, key, query, headers, body, payload=payload)
                 answer = pending.answer()
                 if answer.status in (200, 204, 206):
                     return answer
@@ -80,7 +79,6 @@ class Bucket:
         body: BodyPart | Iterable[BodyPart] = b"",
         *,
         payload: str = "UNSIGNED-PAYLOAD",
-        timeout: float | None = None,
     ) -> Pending:
         """Send a request; its answer is read later. Raises what `Pool` does."""
         pool = self._connected()
@@ -90,7 +88,7 @@ class Bucket:
         signed = self._access.headers(
             method, f"{self.endpoint}{target}", {"Host": self._host, **(headers or {})}, payload
         )
-        return pool.begin(method, target, signed, body, timeout=timeout)
+        return pool.begin(method, target, signed, body)
 
     def refused(self, answer: Response, method: str, key: str, action: str = "") -> S3Error:
         """Read an answer that is a refusal, and return its error."""

@@ -17,7 +17,7 @@ from pkgstore.drivers.s3.leftovers import uploads
 from pkgstore.drivers.s3.multipart import MOST_PARTS, Upload
 from pkgstore.drivers.s3.probe import Found, probe
 from pkgstore.errors import Exists, InvalidKey, Misconfigured, NotFound, StoreError, Unavailable, Unsupported
-from pkgstore.hashing import is_digest
+from pkgstore.hashing import ALGORITHMS, is_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,7 +35,6 @@ _LONGEST_SIGNED = 7 * 86_400
 _SENT_WHOLE = 8 * MiB
 _MARK = "x-amz-meta-pkgstore-"
 _TOKEN = f"{_MARK}token"
-_ALGORITHMS = ("sha256", "md5", "blake2b")
 _CONTROL_PREFIX = f"{keys.CONTROL}/"
 _ABSENT = {"If-None-Match": "*"}
 _UNTOLD: Mapping[str, str] = {}  # the digests of whatever is listed
@@ -336,7 +335,7 @@ class S3Driver:
                 "see what is between, as a proxy",
             )
         size = int(length)
-        digests = {name: value for name in _ALGORITHMS if is_digest(name, value := headers.get(f"{_MARK}{name}") or "")}
+        digests = {name: value for name in ALGORITHMS if is_digest(name, value := headers.get(f"{_MARK}{name}") or "")}
         return Blob(key, size, modified(headers, "Last-Modified"), (headers.get("ETag") or "").strip('"'), digests)
 
     def _of_version(self, blob: Blob, tag: str | None) -> Blob:

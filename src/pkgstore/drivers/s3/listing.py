@@ -35,6 +35,12 @@ def objects(bucket: Bucket, prefix: str) -> Iterator[Object]:
         for name, size, modified, etag in found:
             if encoded and ("%" in name or "+" in name):
                 name = unquote(name.replace("+", " "))
+            if not name.startswith(prefix):
+                raise MediumError(
+                    Unavailable,
+                    f"{bucket.endpoint} lists what was not asked for",
+                    "see its log",
+                )
             yield name, int(size), datetime.fromisoformat(modified).timestamp(), etag.strip('"')
         token = fields.get("NextContinuationToken")
         if fields.get("IsTruncated") != "true":

@@ -87,14 +87,14 @@ class Upload:
         refusal, and `MediumError` where the outcome is not known.
         """
         document = self.document()
-        if _clock() - self._began > LIFETIME:
-            raise MediumError(
-                Unavailable,
-                f"the multipart upload {self.id} was begun more than {LIFETIME / DAY:.0f} day ago, and is given up",
-                "publish it again, over a faster network",
-            )
         pauses = _pauses(time.monotonic() + self._bucket.timeout)
         while True:
+            if _clock() - self._began > LIFETIME:  # before each try: the process may have stood still
+                raise MediumError(
+                    Unavailable,
+                    f"the multipart upload {self.id} was begun more than {LIFETIME / DAY:.0f} day ago, and is given up",
+                    "publish it again, over a faster network",
+                )
             before = self.may_be_complete
             self.may_be_complete = True
             try:
@@ -172,6 +172,10 @@ class Upload:
                 with self._bucket.talking():
                     answer = self._bucket.request("PUT", self.key, query, headers, part)
                     answer.read()
+                if not answer.headers.get("ETag"):
+                    raise MediumError(
+                        Unavailable, f"{self._bucket.endpoint} confirms a part without an ETag", "check endpoint_url"
+                    )
             except MediumError as exc:
                 pause = next(pauses)
                 if exc.kind is not Unavailable or getattr(exc, "code", "") == "NoSuchUpload" or pause is None:
@@ -179,7 +183,7 @@ class Upload:
                 if stop.wait(pause):
                     raise
             else:
-                self._tags[number] = answer.headers.get("ETag") or ""
+                self._tags[number] = answer.headers["ETag"]
                 return
 
 

@@ -70,10 +70,12 @@ class Found:
     @classmethod
     def of(cls, document: Any) -> Found | None:
         """Return what a document says, or None when it is not one of ours."""
-        try:
-            return cls(**{each.name: document[each.name] for each in fields(cls)})
-        except (TypeError, KeyError):
+        if not isinstance(document, dict):
             return None
+        values: dict[str, Any] = {each.name: document.get(each.name) for each in fields(cls)}
+        if any(type(values[each.name]).__name__ != each.type for each in fields(cls)):
+            return None
+        return cls(**values)
 
 
 def probe(bucket: Bucket, where: str, *, thoroughly: bool) -> Found:
