@@ -35,8 +35,10 @@ class TestCeph(S3Conformance):
 
 @pytest.mark.xdist_group("moto")
 class TestMoto(S3Conformance):
-    """A simulation, which keeps writers of small bodies apart, and not those of large ones."""
+    """A simulation. It judges conditions apart from writes, so that racing writers can both win: most often those of
+    large bodies, on a busy machine those of small ones too."""
 
     server = "moto"
+    keeps_apart = False
     options: ClassVar[dict[str, str]] = {"single_writer": "true"}
     stepwise = 300_000

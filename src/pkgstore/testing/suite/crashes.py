@@ -51,6 +51,7 @@ class CrashTests(Harness):
 
     @pytest.mark.parametrize("small", [True, False], ids=["small", "stepwise"])
     def test_a_frozen_publisher_loses_to_another(self, url: str, rng: random.Random, small: bool) -> None:
+        self.need_racing_processes()
         size = 1 if small else self.stepwise
         assert freeze_in_mid_publish(self.killing_arena(url, rng, size, "frozen/"), freezes=3) == []
 

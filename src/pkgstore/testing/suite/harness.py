@@ -28,6 +28,10 @@ class Harness:
     shared: ClassVar[bool] = True
     """Whether other processes of this host that open the URL see the same blobs."""
 
+    keeps_apart: ClassVar[bool] = True
+    """Whether the medium keeps writers of one key apart. Where it does not, stores have a single writer by their
+    operator's word, and are not raced in."""
+
     large: ClassVar[int] = 512 * MiB
     """Bytes of the blob that shows that memory stays flat; 0 for a medium that is itself memory of the process."""
 
@@ -93,6 +97,16 @@ class Harness:
         """Skip the test when other processes do not see the same blobs."""
         if not self.shared:
             pytest.skip("other processes do not see this medium's blobs")
+
+    def need_racing_processes(self) -> None:
+        """Skip the test when processes cannot race here for keys."""
+        self.need_other_processes()
+        self.need_writers_kept_apart()
+
+    def need_writers_kept_apart(self) -> None:
+        """Skip the test when the medium is for a single writer."""
+        if not self.keeps_apart:
+            pytest.skip("this medium does not keep racing writers apart, and is used with a single writer")
 
     def assert_nothing_staged(self, url: str) -> None:
         """Fail when something lies staged, where the harness can tell."""

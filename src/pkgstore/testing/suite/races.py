@@ -34,7 +34,7 @@ class RaceTests(Harness):
     def test_racing_processes_have_one_winner(
         self, url: str, store: Store, rng: random.Random, keys: int, size: int
     ) -> None:
-        self.need_other_processes()
+        self.need_racing_processes()
         size = size or self.stepwise
         result = race(self.arena(url, rng, keys, size), racers=4, reads=4 * keys)
         assert result.faults == []
@@ -44,6 +44,7 @@ class RaceTests(Harness):
         assert store.usage().blobs == keys
 
     def test_racing_threads_have_one_winner(self, store: Store) -> None:
+        self.need_writers_kept_apart()
         count = 8
         for index in range(30):
             key = f"pkg-{index}/file"
@@ -57,7 +58,7 @@ class RaceTests(Harness):
                 assert kind == "won" or (kind, identical) == ("exists", bodies[number] == content)
 
     def test_racing_openers_make_one_store(self, url: str) -> None:
-        self.need_other_processes()
+        self.need_racing_processes()
         with workers(4) as team:
             for each in team:
                 each.start(opened_id, self.open_store, url)
