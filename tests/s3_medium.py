@@ -95,7 +95,7 @@ class S3Conformance(DriverConformance):
     large = 256 * MiB
     memory = 128 * MiB
     longest = 1024 - len("9999/pypi/")
-    examples = 8
+    examples = 4
 
     @pytest.fixture
     def url(self, servers: Servers) -> str:  # type: ignore[override]

@@ -513,7 +513,7 @@ class TestOverload:
     def test_every_second_request(self, through: Through, rng: random.Random, size: int) -> None:
         fault = through.proxy.slow_down(fraction=0.5, rng=rng)
         body = body_of(size)
-        for _ in range(3):
+        for _ in range(2):
             through.store.publish("a", body)
             with pytest.raises(Exists):
                 through.store.publish("a", b"other")
