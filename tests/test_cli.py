@@ -37,7 +37,8 @@ def test_version_and_help() -> None:
     assert run("--version").stdout == f"pkgstore {pkgstore.__version__}\n"
     shown = run("--help")
     assert shown.returncode == 0
-    for command in ("init", "put", "get", "ls", "stat", "rm", "usage", "serve", "demo"):
+    commands = ("init", "put", "get", "ls", "stat", "rm", "usage", "probe", "leftovers", "doctor", "serve", "demo")
+    for command in commands:
         assert f"\n  {command} " in shown.stdout
         assert run(command, "--help").stdout.startswith(f"Usage: pkgstore {command} ")
     assert "4    the key is taken" in shown.stdout

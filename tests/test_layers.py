@@ -20,6 +20,7 @@ ROWS = [
     ["opening"],
     ["__init__"],
     ["testing", "integrations"],
+    ["doctor"],
     ["cli", "demo"],
     ["__main__"],
 ]

@@ -24,7 +24,7 @@ What the store guarantees
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -70,6 +70,21 @@ class Leftover:
     began: float
     name: str
     kept_because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that an examination of a medium found.
+
+    ``name`` says what was examined, in words joined by hyphens, the same on every medium; ``level`` is ``ok``, ``note``
+    for a fact that is neither good nor bad, ``warning`` for what may do harm, or ``error`` for something needed that
+    does not hold; ``says`` is a sentence, and ``remedy`` another, on what to do; empty where nothing is to be done.
+    """
+
+    name: str
+    level: Literal["ok", "note", "warning", "error"]
+    says: str
+    remedy: str = ""
 
 
 class MediumError(Exception):
@@ -213,6 +228,14 @@ class Probed(Protocol):
 
     def recall(self, found: dict[str, Any]) -> bool:
         """Take what an earlier probe found. False when it is of no use here, as on another endpoint."""
+
+
+@runtime_checkable
+class Examined(Protocol):
+    """A driver that can tell an operator more of its medium than the verbs show."""
+
+    def examine(self) -> Iterator[Finding]:
+        """Look at the medium and try things on it, below `.pkgstore/doctor/`; leave nothing there."""
 
 
 @runtime_checkable

@@ -38,7 +38,7 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
     query too; those given here win:
 
     ``create``
-        make the store where there is none (default: yes, unless ``readonly``)
+        make the store where there is none (default: yes, unless ``readonly``, and no for `nfs:`)
     ``readonly``
         refuse to publish and to delete (default: no)
     ``probe``
@@ -54,7 +54,8 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
     options = {**from_query, **options}
     config.check_options(options, _OPTIONS | registry.own_options(connect))
     readonly = config.boolean("readonly", options.pop("readonly", False))
-    create = config.boolean("create", options.pop("create", not readonly)) and not readonly
+    unasked = registry.makes_unasked(parts.scheme) and not readonly
+    create = config.boolean("create", options.pop("create", unasked)) and not readonly
     probe = config.boolean("probe", options.pop("probe", False))
     timeout = config.seconds("timeout", options.pop("timeout", 60))
     who, at, place = parts.netloc.rpartition("@")

@@ -25,9 +25,11 @@ _OURS = {
     "file": "pkgstore.drivers.local",
     "gs": "pkgstore.drivers.gcs",
     "memory": "pkgstore.drivers.memory",
+    "nfs": "pkgstore.drivers.nfs",
     "s3": "pkgstore.drivers.s3",
+    "smb": "pkgstore.drivers.smb",
 }
-_EXTRAS = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}
+_EXTRAS = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs"), "smb": ("smb", "smbprotocol")}
 
 
 def find(scheme: str) -> Callable[..., Driver]:
@@ -51,6 +53,14 @@ def find(scheme: str) -> Callable[..., Driver]:
         return cast("Callable[..., Driver]", others[scheme].load())
     except ImportError as exc:
         raise Misconfigured(f"the driver for {scheme}: URLs cannot be loaded ({exc}): install what it needs") from exc
+
+
+def makes_unasked(scheme: str) -> bool:
+    """Say whether opening a URL of this scheme makes a store where there is none, unless told otherwise.
+
+    Not where a share that is not mounted looks like an empty folder.
+    """
+    return scheme != "nfs"
 
 
 def own_options(connect: Callable[..., Driver]) -> set[str]:

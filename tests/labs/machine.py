@@ -21,7 +21,7 @@ import pkgstore
 from tests import needs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 _PROJECT = Path(__file__).parents[2]
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -47,18 +47,23 @@ class Disk:
 
 
 @contextlib.contextmanager
-def running(disk: Disk, script: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    disk: Disk, script: Path, *arguments: str, memory: int = 512, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Boot a machine that runs a Python script with the disk mounted on /mnt/disk; kill it at the end if it still runs.
 
-    The script's standard output is the process's.
+    The script's standard output is the process's. ``memory`` is in MiB. A guest that needs modules of its kernel loads
+    them from `modules`. The files of this machine are for reading only there, but for what lies on the disk.
     """
     needs.root()
     kernel = needs.program("linux.uml")
     search = os.pathsep.join([str(Path(pkgstore.__file__).parents[1]), str(_PROJECT)])
     command = shlex.join([sys.executable, "-B", str(script), *arguments])
+    variables = {"PATH": _PATH, "PYTHONPATH": search, **(environment or {})}
+    exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
     init = disk.image.with_suffix(".init")
     init.write_text(f"""#!/bin/sh
-export PATH={_PATH} PYTHONPATH={shlex.quote(search)}
+export {exports}
 mount -t proc proc /proc && mount -t sysfs sys /sys && mount -t tmpfs tmpfs /mnt && mkdir /mnt/disk
 mount -t {disk.kind} /dev/ubda /mnt/disk || {{ echo "cannot mount the disk"; halt -f; }}
 {command} 2>&1
@@ -66,7 +71,7 @@ umount /mnt/disk
 halt -f
 """)
     init.chmod(0o755)
-    boot = [kernel, "mem=512M", f"ubd0={disk.image}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw"]
+    boot = [kernel, f"mem={memory}M", f"ubd0={disk.image}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"]
     boot += [f"init={init}", "con=null", "con0=fd:0,fd:1", "quiet"]
     process = subprocess.Popen(
         boot, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True

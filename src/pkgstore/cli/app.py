@@ -10,7 +10,7 @@ import click
 
 import pkgstore
 from pkgstore import keys
-from pkgstore.cli import files, serving, upkeep
+from pkgstore.cli import doctoring, files, serving, upkeep
 from pkgstore.cli.base import (
     Bytes,
     Group,
@@ -266,6 +266,7 @@ def usage(url: str, options: dict[str, str], as_json: bool) -> None:
 
 cli.add_command(upkeep.leftovers)
 cli.add_command(upkeep.probe)
+cli.add_command(doctoring.doctor)
 
 
 @cli.command(

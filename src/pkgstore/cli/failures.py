@@ -36,7 +36,7 @@ _PIPE_CLOSED = 141
 EXIT_CODES = """\b
 Exit codes:
   0    done
-  1    another error, such as a local file that cannot be read or written
+  1    another error, such as a local file that cannot be read or written; or doctor found one
   2    a mistake in the command, the URL, an option or a key
   3    there is no such blob, or no store at this URL
   4    the key is taken

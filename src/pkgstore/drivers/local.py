@@ -17,7 +17,7 @@ import stat
 import sys
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 from pkgstore import keys
 from pkgstore.config import without_secrets
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from urllib.parse import SplitResult
 
+    from pkgstore.driver import Finding
+
+_AnyLocal = TypeVar("_AnyLocal", bound="LocalDriver")
+
 _TRIES = 1000
 _TAKEN = {errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY}
 _HIDDEN = {f"{keys.CONTROL}/", "lost+found/"}
@@ -44,25 +48,38 @@ def connect(url: SplitResult, *, create: bool) -> LocalDriver:
     Raises `Misconfigured` for a URL that names no folder, `NotFound` for a folder that is not there and is not to be
     made, and what `posix.classify` calls the reason why it cannot be made.
     """
+    return opened(LocalDriver, folder_of(url), create=create)
+
+
+def folder_of(url: SplitResult) -> str:
+    """Return the path of the folder that a URL names. Raises `Misconfigured` when it names none."""
     if url.netloc not in ("", "localhost"):
         raise Misconfigured(
-            f"{without_secrets(url.geturl())} names a host: a local path has three slashes, file:///srv/packages"
+            f"{without_secrets(url.geturl())} names a host: the path of a folder here has three slashes,"
+            f" {url.scheme}:///srv/packages"
         )
     if sys.getfilesystemencoding() != "utf-8":
         raise Misconfigured(f"file names are {sys.getfilesystemencoding()} in this process: set PYTHONUTF8=1")
     if not os.path.isabs(url.path):
-        raise Misconfigured(f"file:{url.path} is a relative path: write file:///srv/packages, or a plain path")
-    root = os.path.normpath(url.path)
+        raise Misconfigured(
+            f"{url.scheme}:{url.path} is a relative path: write {url.scheme}:///srv/packages, or a plain path"
+        )
+    return os.path.normpath(url.path)
+
+
+def opened(driver: type[_AnyLocal], root: str, *, create: bool) -> _AnyLocal:
+    """Return a driver for the folder ``root``; make the folder where there is none, and ``create`` says so."""
     try:
         if create and not os.path.exists(os.path.join(root, keys.CONTROL, "store.json")):
             posix.make_folders(root, 0)
             # Another process may have made the root, and not have flushed it yet.
             with contextlib.suppress(PermissionError):
                 posix.sync_folder(os.path.dirname(root))
-        return LocalDriver(root)
+        return driver(root)
     except FileNotFoundError:
+        url = f"{root if driver.scheme == 'file' else f'{driver.scheme}://{root}'}"
         raise NotFound(
-            f"there is no folder {root}: check that it is mounted, or make a store with `pkgstore init {quote(root)}`"
+            f"there is no folder {root}: check that it is mounted, or make a store with `pkgstore init {quote(url)}`"
         ) from None
     except NotADirectoryError:
         raise Misconfigured(f"{root} is no folder: give the folder that is to hold the store") from None
@@ -77,10 +94,11 @@ class LocalDriver:
 
     scheme = "file"
     streams = True
+    tree: type[Tree] = Tree
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self._tree = Tree(root)
+        self._tree = self.tree(root)
         control = os.path.join(root, keys.CONTROL)
         self._staging = Staging(os.path.join(control, "tmp"), self._tree)
         self._records = Records(os.path.join(control, "digests"), self._staging)
@@ -105,7 +123,7 @@ class LocalDriver:
             packed = records.of_publish(record.digests, token)
             carried = self._records.attach(staged.fd, packed)
             staged.sync()
-            status = os.fstat(staged.fd)
+            status = self._tree.status(staged.fd)
             if not carried:
                 self._records.put_beside(key, status, packed)
             try:
@@ -157,8 +175,8 @@ class LocalDriver:
         try:
             with self._tree.folder(key) as (folder, name):
                 gone = self._unlink(folder, name, key, tag)
-                posix.settle(folder)
-                lasting = os.fstat(folder).st_nlink > 0
+                self._tree.settle(folder)
+                lasting = self._tree.status(folder).st_nlink > 0
         except FileNotFoundError:
             gone = lasting = False
         if not lasting:
@@ -193,6 +211,11 @@ class LocalDriver:
     def classify(self, exc: BaseException) -> type[StoreError] | None:
         return posix.classify(exc)
 
+    def examine(self) -> Iterator[Finding]:
+        from pkgstore.drivers import folders
+
+        return folders.examine(self.root, self.scheme)
+
     def close(self) -> None:
         self._tree.close()
 
@@ -226,7 +249,7 @@ class LocalDriver:
                 if not exclusive:
                     raise FileNotFoundError(errno.ENOENT, "a folder was in the way", key) from None
                 blob = self._winner(staged, folder, name, key, token)
-            posix.settle(folder)
+            self._tree.settle(folder)
             return blob
 
     def _winner(self, staged: Staged, folder: int, name: str, key: str, token: str) -> Blob:
@@ -248,7 +271,11 @@ class LocalDriver:
             old = os.stat(name, dir_fd=folder, follow_symlinks=False)
         except FileNotFoundError:
             old = None
-        os.rename(staged.path, name, dst_dir_fd=folder)
+        try:
+            os.rename(staged.path, name, dst_dir_fd=folder)
+        except FileNotFoundError:
+            if not _is_at(staged, folder, name):  # done, but the reply was lost, and the request was sent again
+                raise
         if old is not None:
             self._records.forget(key, old)
 
@@ -294,8 +321,8 @@ class LocalDriver:
     def _names(self, prefix: str) -> list[str]:
         """Return what is in a folder, sorted as keys are: a folder by its name and a slash."""
         try:
-            with self._tree.folder(prefix + "-") as (folder, _), os.scandir(folder) as entries:
-                names = sorted(each.name + "/" * each.is_dir(follow_symlinks=False) for each in entries)
+            with self._tree.folder(prefix + "-") as (folder, _):
+                names = _names_in(folder)
         except FileNotFoundError:
             return []
         except Denied:
@@ -316,6 +343,23 @@ class LocalDriver:
             return _blob(key, status, Record({}, None))
         os.close(fd)
         return blob
+
+
+def _names_in(folder: int) -> list[str]:
+    # Opened once more: where a listing stands belongs to what was opened, which other threads may be listing too.
+    fd = os.open(".", posix.DIRECTORY, dir_fd=folder)
+    try:
+        with os.scandir(fd) as entries:
+            return sorted(each.name + "/" * each.is_dir(follow_symlinks=False) for each in entries)
+    finally:
+        os.close(fd)
+
+
+def _is_at(staged: Staged, folder: int, name: str) -> bool:
+    try:
+        return os.path.samestat(os.stat(name, dir_fd=folder, follow_symlinks=False), os.fstat(staged.fd))
+    except FileNotFoundError:
+        return False
 
 
 def _blob(key: str, status: os.stat_result, record: Record) -> Blob:

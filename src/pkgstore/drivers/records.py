@@ -77,11 +77,14 @@ class Records:
         """Keep the record of a file that cannot carry it, durably. ``status`` is as the file will have its name."""
         path = self._path(key, status)
         folder = os.path.dirname(path)
-        posix.make_folders(folder, self._staging.tree.mode)
         with self._staging.stage() as staged:
+            posix.make_folders(folder, self._staging.tree.mode)
             staged.write(packed)
             staged.sync()
-            os.rename(staged.path, path)
+            try:
+                os.rename(staged.path, path)
+            except FileNotFoundError:
+                raise OSError(errno.EIO, f"the staged file {staged.path} was removed, or {folder}") from None
         posix.sync_folder(folder)
 
     def read(self, fd: int, key: str, status: os.stat_result) -> Record:
@@ -91,10 +94,17 @@ class Records:
         except OSError as exc:
             if exc.errno not in _NONE_SET:
                 raise
+        path = self._path(key, status)
+        return self._read_beside(path, status, again=True)
+
+    def _read_beside(self, path: str, status: os.stat_result, *, again: bool) -> Record:
         try:
-            with open(self._path(key, status), "rb") as file:
+            with open(path, "rb") as file:
                 return _unpacked(file.read(_LONGEST), status)
         except FileNotFoundError:
+            tree = self._staging.tree
+            if again and tree.refresh(os.path.relpath(os.path.dirname(path), tree.root)):
+                return self._read_beside(path, status, again=False)
             return _UNKNOWN
 
     def forget(self, key: str, status: os.stat_result) -> None:

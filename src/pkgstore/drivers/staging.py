@@ -36,6 +36,7 @@ class Staging:
 
     def stage(self) -> Staged:
         """Make a locked, empty file; it is removed at the end, unless it was renamed into place."""
+        self.tree.check()  # what lies below a volume that is not mounted any more is not ours
         if self._reaped_by != os.getpid():
             self.reap()
             self._reaped_by = os.getpid()
@@ -93,6 +94,8 @@ class Staging:
             except FileNotFoundError:
                 self._make_folder()
                 continue
+            except FileExistsError:
+                continue  # ours, from a request that was sent again as its reply was lost: nobody else chose that name
             staged = Staged(fd, path, self)
             try:
                 if staged.lock():
@@ -132,18 +135,19 @@ class Staged:
         return self
 
     def __exit__(self, kind: object, exc: object, traceback: object) -> None:
-        try:
-            os.unlink(self.path)
-        except FileNotFoundError:
-            pass  # it was renamed into place
-        except OSError as failure:
-            # What became of the publish is decided already; whoever reaps next removes the file.
-            _log.warning("cannot remove the staged file %s: %s", self.path, failure.strerror)
+        # Closed first: over NFS, a file that is open cannot lose its last name, and would get another.
         try:
             os.close(self.fd)
         except OSError as failure:
             # It was flushed before it got its name, or is not wanted any more.
             _log.warning("closing the staged file %s: %s", self.path, failure.strerror)
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            pass  # it was renamed into place, or reaped
+        except OSError as failure:
+            # What became of the publish is decided already; whoever reaps next removes the file.
+            _log.warning("cannot remove the staged file %s: %s", self.path, failure.strerror)
         if isinstance(exc, OSError) and posix.is_full(exc):
             self._staging.reap()
 
@@ -160,8 +164,13 @@ class Staged:
         return not self.is_lost()
 
     def is_lost(self) -> bool:
-        """Say whether the file has no name any more."""
-        return os.fstat(self.fd).st_nlink == 0
+        """Say whether the file does not have its staged name any more."""
+        status = self._staging.tree.status(self.fd)
+        try:
+            # A file that a client of NFS removes while it is open has another name, and so as many links as before.
+            return status.st_nlink == 0 or not os.path.samestat(status, os.stat(self.path, follow_symlinks=False))
+        except FileNotFoundError:
+            return True
 
     def write(self, data: bytes | memoryview) -> None:
         posix.write_all(self.fd, data)

@@ -28,10 +28,10 @@ class Tree:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self._handle: _Handle | None = _Handle(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        self._handle: Handle | None = Handle(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         status = os.fstat(self._handle.fd)
         self._identity = (status.st_dev, status.st_ino)
-        self._pinned: OrderedDict[tuple[int, int], _Handle] = OrderedDict()
+        self._pinned: OrderedDict[tuple[int, int], Handle] = OrderedDict()
         self.mode = status.st_mode
 
     def close(self) -> None:
@@ -43,19 +43,7 @@ class Tree:
         """Open the folder of a key. With ``create``, it is there durably."""
         *folders, name = key.split("/")
         self.check()
-        handle = self._handle
-        if handle is None:
-            raise OSError(errno.EBADF, "the driver is closed")
-        child = None
-        try:
-            for folder in folders:
-                child = _Handle(self._enter(handle.fd, folder, create))
-                if create:
-                    self._pin(child.fd, handle.fd)
-                handle = child
-            return Folder(handle, name)
-        finally:
-            del handle, child  # an error's traceback, which may be kept, holds this frame
+        return Folder(self._walk(folders, create=create), name)
 
     def settle_above(self, key: str) -> None:
         """Flush the deepest folder that is still there above the folder of a key."""
@@ -64,8 +52,20 @@ class Tree:
             if folders:
                 folders.pop()
             with contextlib.suppress(FileNotFoundError), self.folder("/".join([*folders, "-"])) as (folder, _):
-                posix.settle(folder)
+                self.settle(folder)
                 return
+
+    def status(self, fd: int) -> os.stat_result:
+        """Return the status of an open file or folder as it is on the medium now."""
+        return os.fstat(fd)
+
+    def settle(self, folder: int) -> None:
+        """See to it that a change of an open folder's entries is durable, and that every host sees it."""
+        posix.settle(folder)
+
+    def refresh(self, folder: str) -> bool:
+        """See to it that what is next asked for in a folder is looked up on the medium; False when it always is."""
+        return False
 
     def check(self) -> None:
         """Raise `Unavailable` when the root's path leads to another folder than the one that is held open."""
@@ -78,6 +78,26 @@ class Tree:
                 f"{self.root} is not the folder that was opened: check that its volume is mounted, and restart if it"
                 " was replaced on purpose"
             )
+
+    def _walk(self, folders: list[str], *, create: bool) -> Handle:
+        """Open one folder after the other, from the root; return the last."""
+        handle = self._held()
+        child = None
+        try:
+            for folder in folders:
+                child = Handle(self._enter(handle.fd, folder, create))
+                if create:
+                    self._pin(child.fd, handle.fd)
+                handle = child
+            return handle
+        finally:
+            del handle, child  # an error's traceback, which may be kept, holds this frame
+
+    def _held(self) -> Handle:
+        """Return the root."""
+        if self._handle is None:
+            raise OSError(errno.EBADF, "the driver is closed")
+        return self._handle
 
     def _enter(self, parent: int, folder: str, create: bool) -> int:
         try:
@@ -112,13 +132,13 @@ class Tree:
         if self._handle is None:
             return  # closed meanwhile
         with contextlib.suppress(OSError):  # out of descriptors: it is flushed again next time
-            self._pinned[identity] = _Handle(os.dup(child))
+            self._pinned[identity] = Handle(os.dup(child))
         if len(self._pinned) > _PINNED:
             with contextlib.suppress(KeyError):
                 self._pinned.popitem(last=False)
 
 
-class _Handle:
+class Handle:
     """A file descriptor, closed with the last reference to it, so that its number is never another file's meanwhile."""
 
     __slots__ = ("fd",)
@@ -135,8 +155,8 @@ class Folder:
 
     __slots__ = ("_handle", "_name")
 
-    def __init__(self, handle: _Handle, name: str) -> None:
-        self._handle: _Handle | None = handle
+    def __init__(self, handle: Handle, name: str) -> None:
+        self._handle: Handle | None = handle
         self._name = name
 
     def __enter__(self) -> tuple[int, str]:
