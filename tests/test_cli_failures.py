@@ -116,6 +116,13 @@ def test_a_mistyped_option_or_url(root: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [root]
 
 
+def test_an_option_does_not_say_who() -> None:
+    done = run("ls", "smb://127.0.0.1:1/share", "-o", "password=abra")
+    assert done.returncode == 2
+    assert "password= says who" in done.stderr
+    assert "abra" not in done.stderr
+
+
 def test_a_store_option_takes_effect(root: Path) -> None:
     assert "timeout='soon'" in complaint(run("ls", root, "-o", "timeout=soon"), 2)
     assert run("ls", root, "-o", "timeout=5").stdout == "a\n"

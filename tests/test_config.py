@@ -70,6 +70,13 @@ def test_options_that_cannot_work(options: dict[str, object], message: str) -> N
     assert message in str(caught.value)
 
 
+def test_a_url_says_where_and_not_who() -> None:
+    for name in ("username", "password"):
+        with pytest.raises(Misconfigured, match=f"^{name}= says who, .*PKGSTORE_SMB_{name.upper()}") as caught:
+            pkgstore.open(f"smb://127.0.0.1:1/share?{name}=abra")
+        assert "abra" not in str(caught.value)
+
+
 def test_an_option_of_the_call_wins_over_the_query(tmp_path: Path) -> None:
     pkgstore.open(tmp_path).close()
     with pkgstore.open(f"file://{tmp_path}?readonly=true", readonly=False) as store:
@@ -80,7 +87,7 @@ def test_an_option_of_the_call_wins_over_the_query(tmp_path: Path) -> None:
     ("url", "message"),
     [
         ("flie:///srv", "no driver serves flie: URLs: did you mean 'file'?"),
-        ("gopher://x", "no driver serves gopher: URLs: known are file, gs, memory, s3"),
+        ("gopher://x", "no driver serves gopher: URLs: known are file, gs, memory, nfs, s3, smb"),
     ],
 )
 def test_unknown_scheme(url: str, message: str) -> None:

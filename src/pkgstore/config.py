@@ -16,6 +16,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _WHO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+://)(?!/).*@", re.DOTALL)
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+_WHO_OPTIONS = {"password", "username"}
 _BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -121,6 +122,16 @@ def check_options(options: Mapping[str, object], known: Iterable[str]) -> None:
     for name in options:
         if name not in known:
             raise Misconfigured(f"there is no option {name!r} here: {suggest(name, known)}")
+
+
+def check_says_where(options: Iterable[str]) -> None:
+    """Raise `Misconfigured` for an option, out of a URL or a command line, that says who: others can see it there."""
+    for name in options:
+        if name in _WHO_OPTIONS:
+            raise Misconfigured(
+                f"{name}= says who, and stands where others can see it: leave it out, and set a variable such as"
+                f" PKGSTORE_SMB_{name.upper()}, or one with _FILE at its end"
+            )
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -50,6 +50,7 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
     off, and `Denied`, `Unavailable` or `Unsupported` as the medium has it.
     """
     parts, from_query = config.split_url(url)
+    config.check_says_where(from_query)
     connect = registry.find(parts.scheme)
     options = {**from_query, **options}
     config.check_options(options, _OPTIONS | registry.own_options(connect))

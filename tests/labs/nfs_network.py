@@ -131,7 +131,6 @@ def _serve_locks(client: str) -> None:
 def export(number: int = 0) -> None:
     """Offer EXPORT, and SMALL in it, to all. Clients that know EXPORT by another number have stale handles."""
     options = "rw,no_root_squash,no_subtree_check,insecure,sync"
-    run("exportfs", "-ua")
     run("exportfs", "-o", f"{options},fsid={number}", f"*:{EXPORT}")
     run("exportfs", "-o", f"{options},fsid=7", f"*:{SMALL}")
     run("exportfs", "-f")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FULL = os.environ.get("PKGSTORE_LABS") == "full"
-WITHIN = 1800.0 if FULL else 480.0
+WITHIN = 3600.0 if FULL else 900.0
 SOME = "sight or trouble or racing_processes or killed_at_any or what_the_dead or live_writer or token or put_returns"
 VERSIONS = {"4.2": "", "3": "", "4.1": ""} if FULL else {"4.2": "not odd_key", "3": SOME, "4.1": SOME}
 SHOWN = ("RACE", "RESTARTS", "NFS", "FAILED", "ERROR")

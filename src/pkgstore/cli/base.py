@@ -119,6 +119,10 @@ def _parsed(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -
         if name in options:
             raise click.BadParameter(f"{name!r} is given twice", ctx, param)
         options[name] = text
+    try:
+        config.check_says_where(options)
+    except pkgstore.Misconfigured as exc:
+        raise click.BadParameter(str(exc), ctx, param) from None
     return options
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from pkgstore.drivers import local, posix
 from pkgstore.drivers.mounts import Mount, mount_of, mount_under
-from pkgstore.drivers.tree import Handle, Tree
+from pkgstore.drivers.tree import Folder, Handle, Tree, is_folder
 from pkgstore.errors import Misconfigured, StoreError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _FORCE_SYNC = 0x2000
 _BASIC_STATS = 0x7FF
 _STATUS_SIZE = 256
 _PASSED_BY = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}
-_PAUSES = (0.0, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512)
+_PAUSES = (0.0, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 2.0)
 _BEFORE_LISTING = 0.1
 _MOST_KNOWN = 10_000
 _TELL_CHANGES_BY_TIME = {"2", "3"}
@@ -72,13 +72,21 @@ class SharedTree(Tree):
 
     def __init__(self, root: str) -> None:
         super().__init__(root)
-        mount = mount_under(self._held().fd)  # what is held, whatever was mounted meanwhile
+        mount = mount_under(self.held().fd)  # what is held, whatever was mounted meanwhile
         _check(root, mount)
         self._by_time = mount.option("vers") in _TELL_CHANGES_BY_TIME
 
     def status(self, fd: int) -> os.stat_result:
         ask_server(fd)
         return os.fstat(fd)
+
+    def is_lost(self, fd: int, path: str) -> bool:
+        # A file that its client removes while it is open has another name, and so as many links as before.
+        status = self.status(fd)
+        try:
+            return status.st_nlink == 0 or not os.path.samestat(status, os.stat(path, follow_symlinks=False))
+        except FileNotFoundError:
+            return True
 
     def settle(self, folder: int) -> None:
         """Have every client notice a change of a folder, which is durable already.
@@ -105,17 +113,17 @@ class SharedTree(Tree):
         self._ask_on_the_way(folder.split("/"))
         return True
 
-    def _walk(self, folders: list[str], *, create: bool) -> Handle:
+    def folder(self, key: str, *, create: bool = False) -> Folder:
         try:
-            handle = super()._walk(folders, create=create)
-            ask_server(handle.fd)
-            return handle
+            found = super().folder(key, create=create)
+            ask_server(found.fd)
+            return found
         except OSError as exc:
             if exc.errno not in _PASSED_BY:
                 raise
         # It may have been made, or made again, by another host.
-        self._ask_on_the_way(folders)
-        return super()._walk(folders, create=create)
+        self._ask_on_the_way(key.split("/")[:-1])
+        return super().folder(key, create=create)
 
     def _enter(self, parent: int, folder: str, create: bool) -> int:
         try:
@@ -128,7 +136,7 @@ class SharedTree(Tree):
         return child
 
     def _ask_on_the_way(self, folders: list[str]) -> None:
-        handle = self._held()
+        handle = self.held()
         ask_server(handle.fd)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for folder in folders:
@@ -157,10 +165,8 @@ class NfsDriver(local.LocalDriver):
             except FileNotFoundError:
                 names = _entries(folder)
                 aside = self._put_aside(names)
-                if not aside and name not in names:
+                if not aside and (name not in names or is_folder(folder, name)):
                     raise
-                if not aside:
-                    break
             except OSError as exc:
                 if exc.errno != errno.ESTALE:  # replaced or deleted by another host, between two of our requests
                     raise

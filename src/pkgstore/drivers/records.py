@@ -90,7 +90,7 @@ class Records:
     def read(self, fd: int, key: str, status: os.stat_result) -> Record:
         """Return the record of an open file; an empty one where there is none."""
         try:
-            return _unpacked(os.getxattr(fd, _ATTRIBUTE), status)
+            return unpacked(os.getxattr(fd, _ATTRIBUTE), status)
         except OSError as exc:
             if exc.errno not in _NONE_SET:
                 raise
@@ -100,7 +100,7 @@ class Records:
     def _read_beside(self, path: str, status: os.stat_result, *, again: bool) -> Record:
         try:
             with open(path, "rb") as file:
-                return _unpacked(file.read(_LONGEST), status)
+                return unpacked(file.read(_LONGEST), status)
         except FileNotFoundError:
             tree = self._staging.tree
             if again and tree.refresh(os.path.relpath(os.path.dirname(path), tree.root)):
@@ -140,7 +140,7 @@ def _packed(digests: Mapping[str, str]) -> bytes:
     return b"".join(bytes([_NUMBERS[name]]) + bytes.fromhex(value) for name, value in digests.items())
 
 
-def _unpacked(data: bytes, status: os.stat_result) -> Record:
+def unpacked(data: bytes, status: os.stat_result) -> Record:
     """Return what a record says of a file; one that is torn, of another kind, or of other content says nothing."""
     kind, bound, at = data[:1], data[1:_BOUND], _BOUND
     token = bound.hex() if kind == bytes([_PUBLISHED]) and len(bound) == _BOUND - 1 else None

@@ -165,12 +165,7 @@ class Staged:
 
     def is_lost(self) -> bool:
         """Say whether the file does not have its staged name any more."""
-        status = self._staging.tree.status(self.fd)
-        try:
-            # A file that a client of NFS removes while it is open has another name, and so as many links as before.
-            return status.st_nlink == 0 or not os.path.samestat(status, os.stat(self.path, follow_symlinks=False))
-        except FileNotFoundError:
-            return True
+        return self._staging.tree.is_lost(self.fd, self.path)
 
     def write(self, data: bytes | memoryview) -> None:
         posix.write_all(self.fd, data)

@@ -43,7 +43,17 @@ class Tree:
         """Open the folder of a key. With ``create``, it is there durably."""
         *folders, name = key.split("/")
         self.check()
-        return Folder(self._walk(folders, create=create), name)
+        handle = self.held()
+        child = None
+        try:
+            for folder in folders:
+                child = Handle(self._enter(handle.fd, folder, create))
+                if create:
+                    self._pin(child.fd, handle.fd)
+                handle = child
+            return Folder(handle, name)
+        finally:
+            del handle, child  # an error's traceback, which may be kept, holds this frame
 
     def settle_above(self, key: str) -> None:
         """Flush the deepest folder that is still there above the folder of a key."""
@@ -55,9 +65,19 @@ class Tree:
                 self.settle(folder)
                 return
 
+    def held(self) -> Handle:
+        """Return the root. Raises OSError when it was let go of."""
+        if self._handle is None:
+            raise OSError(errno.EBADF, "the driver is closed")
+        return self._handle
+
     def status(self, fd: int) -> os.stat_result:
         """Return the status of an open file or folder as it is on the medium now."""
         return os.fstat(fd)
+
+    def is_lost(self, fd: int, path: str) -> bool:
+        """Say whether an open file that was made as ``path`` does not have that name any more."""
+        return os.fstat(fd).st_nlink == 0
 
     def settle(self, folder: int) -> None:
         """See to it that a change of an open folder's entries is durable, and that every host sees it."""
@@ -78,26 +98,6 @@ class Tree:
                 f"{self.root} is not the folder that was opened: check that its volume is mounted, and restart if it"
                 " was replaced on purpose"
             )
-
-    def _walk(self, folders: list[str], *, create: bool) -> Handle:
-        """Open one folder after the other, from the root; return the last."""
-        handle = self._held()
-        child = None
-        try:
-            for folder in folders:
-                child = Handle(self._enter(handle.fd, folder, create))
-                if create:
-                    self._pin(child.fd, handle.fd)
-                handle = child
-            return handle
-        finally:
-            del handle, child  # an error's traceback, which may be kept, holds this frame
-
-    def _held(self) -> Handle:
-        """Return the root."""
-        if self._handle is None:
-            raise OSError(errno.EBADF, "the driver is closed")
-        return self._handle
 
     def _enter(self, parent: int, folder: str, create: bool) -> int:
         try:
@@ -158,6 +158,11 @@ class Folder:
     def __init__(self, handle: Handle, name: str) -> None:
         self._handle: Handle | None = handle
         self._name = name
+
+    @property
+    def fd(self) -> int:
+        assert self._handle is not None
+        return self._handle.fd
 
     def __enter__(self) -> tuple[int, str]:
         assert self._handle is not None

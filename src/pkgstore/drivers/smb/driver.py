@@ -323,7 +323,7 @@ class SMBDriver:
             raise refused(answer.status)
         if packed is None and not key.startswith(_BESIDE):
             packed = self._read_beside(key, status)
-        return Record({}, None) if packed is None else records._unpacked(packed, status)
+        return Record({}, None) if packed is None else records.unpacked(packed, status)
 
     def _read_beside(self, key: str, status: os.stat_result) -> bytes | None:
         path = self._tree.path(_beside(key, status))
