@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pkgstore import Store
 
 CLIENTS = {"a": 1, "b": 2}
+_NUMBERS = {**CLIENTS, "twin": 3}
 EXPORT = Path("/mnt/disk/export")
 SMALL = EXPORT / "small"
 LEASE = 10
@@ -54,8 +55,8 @@ def set_up(version: str) -> None:
     _mount("tmpfs", "/mnt/tmp")
     _load(lockd=_LOCKD, nfsv3="", nfsv4="", nfsd="", veth="", sch_netem="")
     run("ip", "link", "set", "lo", "up")
-    for client, number in CLIENTS.items():
-        _add_client(client, number)
+    for client in CLIENTS:
+        _add_client(client, f"client-{client}")
     _state_of_nfs()
     run("rpcbind")
     run("rpc.statd", "--no-notify")
@@ -100,7 +101,8 @@ def _load(**modules: str) -> None:
                     raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
 
 
-def _add_client(client: str, number: int) -> None:
+def _add_client(client: str, identifier: str) -> None:
+    number = _NUMBERS[client]
     run("ip", "netns", "add", client)
     run("ip", "link", "add", f"v{client}", "type", "veth", "peer", "name", f"e{client}", "netns", client)
     run("ip", "addr", "add", f"10.99.{number}.1/24", "dev", f"v{client}")
@@ -110,7 +112,7 @@ def _add_client(client: str, number: int) -> None:
     run(*inside, "link", "set", f"e{client}", "up")
     run(*inside, "link", "set", "lo", "up")
     # Clients of one id are taken for one that was started again, whose locks are gone.
-    run("ip", "netns", "exec", client, "sh", "-c", f"echo client-{client} > /sys/fs/nfs/net/nfs_client/identifier")
+    run("ip", "netns", "exec", client, "sh", "-c", f"echo {identifier} > /sys/fs/nfs/net/nfs_client/identifier")
 
 
 def _state_of_nfs() -> None:
@@ -152,9 +154,23 @@ def mount(client: str, version: str, *, point: str = "", small: bool = False, op
     folder.mkdir(exist_ok=True)
     exported = (SMALL if small else EXPORT) if version == "3" else Path("/small" if small else "/")
     given = f"vers={version},proto=tcp{options and ','}{options}"
-    server = f"10.99.{CLIENTS[client]}.1:{exported}"
+    server = f"10.99.{_NUMBERS[client]}.1:{exported}"
     run("nsenter", f"--net=/run/netns/{client}", "mount", "-t", "nfs", "-o", given, server, folder)
     return folder
+
+
+@contextlib.contextmanager
+def twin(version: str) -> Iterator[None]:
+    """Have a third client, `twin`, that the server takes for client a, as it has the same identifier."""
+    _add_client("twin", "client-a")
+    try:
+        point = mount("twin", version)
+        try:
+            yield
+        finally:
+            run("umount", "--force", "--lazy", point)
+    finally:
+        run("ip", "netns", "del", "twin")
 
 
 @contextlib.contextmanager

@@ -34,8 +34,10 @@ _FORCE_SYNC = 0x2000
 _BASIC_STATS = 0x7FF
 _STATUS_SIZE = 256
 _PASSED_BY = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}
-_PAUSES = (0.0, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 2.0)
-_BEFORE_LISTING = 0.1
+_PATIENCE = 4.0
+_FIRST_PAUSE = 0.002
+_LONGEST_PAUSE = 0.5
+_BEFORE_LISTING = 0.25
 _MOST_KNOWN = 10_000
 _TELL_CHANGES_BY_TIME = {"2", "3"}
 _TOUCHES = 1000
@@ -155,44 +157,45 @@ class NfsDriver(local.LocalDriver):
 
     def __init__(self, root: str) -> None:
         super().__init__(root)
-        self._known_aside: set[str] = set()
+        self._aside: dict[str, float] = {}
 
     def _open_blob(self, folder: int, name: str, key: str) -> tuple[int, Blob]:
-        aside: set[str] = set()
-        for pause in _PAUSES:
+        deadline = time.monotonic() + _PATIENCE
+        pause = _FIRST_PAUSE
+        while True:
             try:
                 return super()._open_blob(folder, name, key)
             except FileNotFoundError:
                 names = _entries(folder)
-                aside = self._put_aside(names)
-                if not aside and (name not in names or is_folder(folder, name)):
+                there = name in names and not is_folder(folder, name)
+                if time.monotonic() > deadline or not (there or self._newly_aside(names, _PATIENCE)):
                     raise
             except OSError as exc:
-                if exc.errno != errno.ESTALE:  # replaced or deleted by another host, between two of our requests
+                # Stale: replaced or deleted by another host, between two of our requests.
+                if exc.errno != errno.ESTALE or time.monotonic() > deadline:
                     raise
             time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
             ask_server(folder)
-        self._known_aside |= aside
-        return super()._open_blob(folder, name, key)
 
     def _names(self, prefix: str) -> list[str]:
         names = super()._names(prefix)
-        aside = self._put_aside(names)
-        if aside:
+        if self._newly_aside(names, _BEFORE_LISTING):
             time.sleep(_BEFORE_LISTING)
-            self._known_aside |= aside
             names = super()._names(prefix)
         return [name for name in names if not _ASIDE.fullmatch(name)]
 
-    def _put_aside(self, names: list[str]) -> set[str]:
-        """Return which of the names are of files that a client has just put aside.
+    def _newly_aside(self, names: list[str], seconds: float) -> bool:
+        """Say whether one of the names is that of a file which a client put aside, and we first saw so lately.
 
         A client that replaces or deletes a file which one of its own processes has open first gives it another name,
         until it is closed. To replace it, that is not one step, but two: for a moment, the blob has no name of its own.
         """
-        if len(self._known_aside) > _MOST_KNOWN:
-            self._known_aside = set()
-        return {name for name in names if _ASIDE.fullmatch(name)} - self._known_aside
+        if len(self._aside) > _MOST_KNOWN:
+            self._aside = {}
+        now = time.monotonic()
+        seen = [self._aside.setdefault(name, now) for name in names if _ASIDE.fullmatch(name)]
+        return any(now - first < seconds for first in seen)
 
 
 def _entries(folder: int) -> list[str]:

@@ -280,13 +280,23 @@ class SMBDriver:
     # -- looking ------------------------------------------------------------------------------------------------------
 
     def _present(self, key: str, *, keep: bool = True) -> There:
-        """Open a blob for reading. An absent root is no absent blob."""
-        try:
-            return self._look(key, _READ, keep=keep)
-        except SMBError as exc:
-            if exc.status in MISSING:
-                self._tree.check()
-            raise
+        """Open a blob for reading. An absent root is no absent blob.
+
+        One without a record is looked at twice: who replaced it meanwhile may have removed what lay beside.
+        """
+        last = ""
+        while True:
+            try:
+                there = self._look(key, _READ, keep=keep)
+            except SMBError as exc:
+                if exc.status in MISSING:
+                    self._tree.check()
+                raise
+            if there.blob.digests or there.blob.tag == last:
+                return there
+            last = there.blob.tag
+            if keep:
+                there.handle.close()
 
     def _look(self, key: str, access: int, share: int = messages.SHARE_ALL, *, keep: bool = True) -> There:
         """Open a blob, and close it at once unless it is to be kept. Raises `OtherCase` for one called nearly so."""
