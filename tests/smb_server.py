@@ -57,7 +57,7 @@ _SHARES = {
     "pkg": "read only = no",
     "readonly": "read only = yes",
     "encrypted": "read only = no\nserver smb encrypt = required",
-    "plain": "read only = no\nea support = no",
+    "plain": "read only = no\ncase sensitive = yes\nea support = no",
     "cased": "read only = no\ncase sensitive = yes",
     "small": "read only = no",
 }

@@ -153,8 +153,12 @@ def test_a_store_that_cannot_be_opened(root: Path) -> None:
 
 
 def test_nfs_that_is_none(root: Path) -> None:
+    """It may be what lies below a share that is not mounted: nothing is written there."""
+    before = {path: path.stat().st_mtime_ns for path in (root, *root.rglob("*"))}
     found = examined(f"nfs://{root}", 1)
-    assert level(found, "store") == level(found, "mount") == "error"
+    assert level(found, "mount") == "error"
+    assert "write" not in found
+    assert {path: path.stat().st_mtime_ns for path in (root, *root.rglob("*"))} == before
     assert "that is no NFS" in found["mount"][0]["says"]
     assert list(examined(f"nfs://{root}/none", 1)) == ["store"]
 
@@ -315,6 +319,13 @@ def test_a_folder_of_blobs_that_is_not_writable(open_path: Path) -> None:
     assert f"{open_path}/six is owned by 0:0" in found["permissions"][0]["says"]
     os.chown(open_path / "six", 1234, 1234)
     assert level(as_user(open_path, 0), "permissions") == "ok"
+
+
+def test_a_folder_that_all_may_write_to(root: Path) -> None:
+    root.chmod(0o777)
+    (finding,) = examined(root, 0)["sharing"]
+    assert finding["level"] == "warning"
+    assert "any of them can change what was published" in finding["says"]
 
 
 # -- interrupted -------------------------------------------------------------------------------------------------------

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -109,3 +110,16 @@ def test_a_path_that_cannot_be_reached(tmp_path: Path) -> None:
     os.symlink("loop", tmp_path / "loop")
     with pytest.raises(OSError, match="symbolic links"):
         mount_of(tmp_path / "loop" / "x")
+
+
+def test_a_folder_that_this_user_may_not_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = os.open
+
+    def refuse(path: str, *args: Any, **kwargs: Any) -> int:
+        if path == f"{tmp_path}/.":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return original(path, *args, **kwargs)
+
+    expected = mount_of(tmp_path)
+    monkeypatch.setattr(os, "open", refuse)
+    assert mount_of(tmp_path) == expected

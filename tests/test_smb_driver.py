@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import io
 import os
 import re
@@ -19,6 +20,8 @@ import pytest
 import pkgstore
 from pkgstore import Denied, InvalidKey, Misconfigured, NotFound, Unavailable
 from pkgstore.driver import Examined
+from pkgstore.drivers.smb.driver import SMBDriver
+from pkgstore.drivers.smb.staging import Staged, Staging
 from pkgstore.testing.suite.harness import MiB, held
 from tests import needs
 from tests.smb_medium import fresh, smb
@@ -28,7 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from pkgstore import Store
+    from pkgstore import Blob, Store
+    from pkgstore.drivers.smb.handles import Handle
+    from pkgstore.drivers.smb.link import Link
+    from pkgstore.drivers.smb.looking import There
 
 __all__ = ["smb"]
 
@@ -185,6 +191,137 @@ def test_a_root_that_is_gone_is_not_made_again(smb: SMBServer, url: str, store: 
         with pytest.raises(Unavailable, match="is gone"):
             call()
     assert not smb.path(url, "").exists()
+
+
+def test_a_folder_that_somebody_uses_is_not_left_half_removed(url: str, store: Store) -> None:
+    """A process that is stopped while it publishes keeps nobody else from its folder."""
+    store.publish("a/b", b"1")
+    folder = driver_of(store)._tree.folder("a/c", create=True)
+    try:
+        with pkgstore.open(url) as other:
+            other.delete("a/b")
+            at_once = reopened_with(other, timeout=0)
+            at_once.publish("a/d", b"1")
+            assert held(at_once) == {"a/d": b"1"}
+    finally:
+        folder.close()
+
+
+# -- who replaces or deletes keeps others from it -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["replace", "delete"])
+def test_while_a_blob_is_replaced_or_deleted_nobody_else_does(
+    url: str, store: Store, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    store.publish("a", b"old")
+    rename, throw_away = Staged.replace, Staging.throw_away
+    refused = []
+
+    with pkgstore.open(url, timeout=1) as rival:
+        at_once = reopened_with(rival, timeout=0)
+
+        def intrude() -> None:
+            if not refused:
+                refused.append(verb)
+                for call in (lambda: at_once.publish("a", b"rival", replace=True), lambda: at_once.delete("a")):
+                    with pytest.raises(Unavailable, match="another client"):
+                        call()
+                with pytest.raises(pkgstore.Exists):
+                    at_once.publish("a", b"rival")
+                assert at_once.read("a") == b"old"
+
+        def replace_late(staged: Staged, path: str, **options: bool) -> None:
+            intrude()
+            rename(staged, path, **options)
+
+        def throw_away_late(staging: Staging, handle: Handle) -> None:
+            intrude()
+            throw_away(staging, handle)
+
+        monkeypatch.setattr(Staged, "replace", replace_late)
+        monkeypatch.setattr(Staging, "throw_away", throw_away_late)
+        if verb == "replace":
+            store.publish("a", b"new", replace=True)
+        else:
+            store.delete("a")
+        assert refused
+        assert held(rival) == ({"a": b"new"} if verb == "replace" else {})
+
+
+@pytest.mark.parametrize("verb", ["replace", "delete"])
+def test_who_reads_keeps_nobody_from_replacing_or_deleting(url: str, store: Store, verb: str) -> None:
+    store.publish("a", b"old")
+    with store.open("a") as reader, pkgstore.open(url) as other:
+        at_once = reopened_with(other, timeout=0)
+        start = time.monotonic()
+        if verb == "replace":
+            at_once.publish("a", b"new", replace=True)
+        else:
+            at_once.delete("a")
+        assert time.monotonic() - start < 4  # less than it would wait for somebody in the way
+        assert reader.readall() == b"old"
+
+
+def test_a_replace_is_done_again_when_others_were_not_kept_from_it(
+    url: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is lost that holds the old version, and another deletes it, under whatever has its name then."""
+    store.publish("a", b"old")
+    looking = driver_of(store)._looking
+    look, rename, throw_away = looking.look, Staged.replace, Staging.throw_away
+    looked, renamed = threading.Event(), threading.Event()
+    guards: list[Link] = []
+
+    def look_and_tell(key: str, access: int, *options: int, **more: bool) -> There:
+        there = look(key, access, *options, **more)
+        guards.append(there.handle.link)
+        return there
+
+    with pkgstore.open(url) as other, ThreadPoolExecutor(1) as pool:
+
+        def replace_unguarded(staged: Staged, path: str, **options: bool) -> None:
+            if renamed.is_set():
+                rename(staged, path, **options)
+                return
+            guards[-1].drop()
+            deleted = pool.submit(other.delete, "a")
+            assert looked.wait(20)
+            rename(staged, path, **options)
+            renamed.set()
+            deleted.result(20)
+
+        def throw_away_late(staging: Staging, handle: Handle) -> None:
+            looked.set()
+            assert renamed.wait(20)
+            throw_away(staging, handle)
+
+        monkeypatch.setattr(looking, "look", look_and_tell)
+        monkeypatch.setattr(Staged, "replace", replace_unguarded)
+        monkeypatch.setattr(Staging, "throw_away", throw_away_late)
+        store.publish("a", b"new", replace=True)
+        assert held(other) == {"a": b"new"}
+
+
+@pytest.mark.parametrize("verb", ["stat", "open"])
+def test_a_blob_that_is_replaced_while_it_is_looked_at_has_digests(
+    smb: SMBServer, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """What lies beside the old version goes with it, perhaps before a reader has come to look there."""
+    url = fresh(smb, "plain")
+    with pkgstore.open(url) as store, pkgstore.open(url) as other:
+        store.publish("a", b"old")
+        looking = driver_of(store)._looking
+        read_beside = looking._read_beside
+
+        def read_late(key: str, status: os.stat_result) -> bytes | None:
+            monkeypatch.undo()
+            other.publish("a", b"new", replace=True)
+            return read_beside(key, status)
+
+        monkeypatch.setattr(looking, "_read_beside", read_late)
+        blob = store.stat("a") if verb == "stat" else opened_blob(store, "a")
+        assert blob.digests["sha256"] == hashlib.sha256(b"new").hexdigest()
 
 
 # -- who and where ----------------------------------------------------------------------------------------------------
@@ -383,6 +520,38 @@ def test_a_child_after_fork_uses_connections_of_its_own_and_ends(url: str) -> No
     assert (done.returncode, done.stderr) == (0, "")
 
 
+HOLDING = """
+import os, sys, pkgstore
+
+class Body:
+    def read(self, size=-1):
+        if os.fork():
+            print("forked", flush=True)
+        sys.stdin.read()
+        os._exit(0)
+
+pkgstore.open(sys.argv[1]).publish("a", Body())
+"""
+
+
+def test_a_child_keeps_nothing_for_a_parent_that_was_killed(smb: SMBServer, url: str, store: Store) -> None:
+    """The server lets go of what a killed writer had open, although a child of it lives on."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDING, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as writer:
+        assert writer.stdout is not None
+        try:
+            assert writer.stdout.readline() == b"forked\n"
+            assert len(list(smb.path(url, ".pkgstore/tmp").iterdir())) == 1
+        finally:
+            writer.kill()
+        deadline = time.monotonic() + 20
+        while not driver_of(store)._staging.reap():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert list(smb.path(url, ".pkgstore/tmp").iterdir()) == []
+
+
 # -- examination ------------------------------------------------------------------------------------------------------
 
 
@@ -392,15 +561,15 @@ def test_an_examination_finds_what_the_share_keeps_to(smb: SMBServer, url: str, 
     assert {name: each.level for name, each in found.items()} == {
         "protocol": "ok",
         "protection": "note",
-        "write-access": "ok",
+        "write": "ok",
         "clock": "ok",
         "case": "note",
         "extended-attributes": "ok",
-        "exclusive-publish": "ok",
+        "hard-links": "ok",
         "replace-under-reader": "ok",
         "delete-exclusion": "ok",
-        "folder-flush": "ok",
-        "free-space": found["free-space"].level,
+        "flush": "ok",
+        "space": found["space"].level,
     }
     assert all(each.says.endswith(".") and "\n" not in each.says for each in found.values())
     assert not smb.path(url, ".pkgstore/doctor").exists()
@@ -411,10 +580,21 @@ def test_an_examination_finds_what_the_share_keeps_to(smb: SMBServer, url: str, 
     with pkgstore.open(url.replace("/pkg/", "/readonly/")) as reading:
         assert isinstance(reading.driver, Examined)
         levels = {each.name: each.level for each in reading.driver.examine()}
-    assert levels["write-access"] == "error"
+    assert levels["write"] == "error"
 
 
 # -- what the tests use -----------------------------------------------------------------------------------------------
+
+
+def driver_of(store: Store) -> SMBDriver:
+    """Return the store's driver, to do things to it that no caller does."""
+    assert isinstance(store.driver, SMBDriver)
+    return store.driver
+
+
+def opened_blob(store: Store, key: str) -> Blob:
+    with store.open(key) as reader:
+        return reader.blob
 
 
 def reopened_with(store: Store, timeout: float) -> Store:

@@ -14,6 +14,9 @@ import pytest
 
 import pkgstore
 from pkgstore import Exists, NotFound, Unavailable
+from pkgstore.drivers.smb import messages
+from pkgstore.drivers.smb.driver import SMBDriver
+from pkgstore.drivers.smb.errors import SMBError
 from pkgstore.testing.sources import Stream
 from pkgstore.testing.suite.harness import MiB, held
 from tests.fault_proxy import FaultProxy
@@ -244,6 +247,24 @@ def test_a_black_hole_in_the_middle_of_a_publish(url: str, direct: Store, proxy:
         proxy.black_hole = False
         store.publish("b", b"1")
     assert held(direct) == {"b": b"1"}
+
+
+def test_when_the_server_is_silent_on_one_connection_all_are_given_up(url: str, proxy: FaultProxy) -> None:
+    with pkgstore.open(through(url, proxy), timeout=TIMEOUT) as store:
+        assert isinstance(store.driver, SMBDriver)
+        one, other = store.driver._pool.several(2)
+        proxy.black_hole = True
+        waiting = other.begin(messages.create("", messages.LOOK, folder=True))
+        with pytest.raises(SMBError, match="did not answer"):
+            one.call(messages.create("", messages.LOOK, folder=True))
+        assert proxy.faults["black hole"] >= 1
+        assert waiting is not None
+        start = time.monotonic()
+        with pytest.raises(SMBError, match="was lost"):
+            other.end(waiting)
+        assert time.monotonic() - start < TIMEOUT / 2
+        proxy.black_hole = False
+        assert list(store.list()) == []
 
 
 def test_a_server_that_stands_still(url: str) -> None:

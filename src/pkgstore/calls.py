@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import time
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+_log = logging.getLogger("pkgstore")
+
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 2.0
+_SILENT_FOR = 3.0
 
 _REMEDIES: dict[type[StoreError], str] = {
     Denied: "check the owner and mode of the files, the user this runs as, and whether the medium is read-only",
@@ -48,9 +52,10 @@ class Calls:
         """
         if self.closed:
             raise ValueError(f"the store {self.where} is closed")
-        deadline = time.monotonic() + self.timeout
+        began = time.monotonic()
+        deadline = began + self.timeout
         pause = _FIRST_PAUSE
-        left_open = False
+        left_open = told = False
         while True:
             try:
                 return function()
@@ -66,6 +71,9 @@ class Calls:
                         if error is exc:
                             raise
                         raise error from exc
+                    if not told and time.monotonic() - began > _SILENT_FOR:
+                        told = True
+                        _log.warning("trying again, for %.0f s at most: %s", deadline - time.monotonic(), error)
                 finally:
                     del error  # its traceback holds this frame, which would hold it, and all that is open below
             time.sleep(pause * random.uniform(0.5, 1))

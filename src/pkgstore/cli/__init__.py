@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import FrameType
+
+_MOMENT = 0.01
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command, and exit with a code of `pkgstore.cli.failures`. ``argv`` is without the program's name."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _terminated)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _ended)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -30,6 +33,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     sys.exit(run(argv))
 
 
-def _terminated(number: int, _frame: object) -> NoReturn:
+def _ended(number: int, frame: FrameType | None) -> None:
     # As an exception, so that temporary files and child processes are cleaned up on the way out.
+    if frame is not None and frame.f_code.co_name == "__del__":
+        # Where an exception would be lost: once more, in a moment.
+        signal.signal(signal.SIGALRM, lambda _, frame: _ended(number, frame))
+        signal.setitimer(signal.ITIMER_REAL, _MOMENT)
+        return
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     sys.exit(128 + number)

@@ -56,7 +56,8 @@ def run(argv: Sequence[str] | None = None) -> int:
 def cli(ctx: click.Context) -> None:
     """Storage for package indexes: blobs that are published once, whole, and verified when they are read.
 
-    URL is a folder such as /srv/packages, or file:///srv/packages. To see it all at work: pkgstore demo.
+    URL is a folder such as /srv/packages, or nfs:///mnt/packages, smb://server/share/folder, s3://bucket/prefix or
+    gs://bucket/prefix. To see it all at work: pkgstore demo.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote as quote_path
 
 import pkgstore
-from pkgstore import config
+from pkgstore import config, registry
 from pkgstore.doctor import blobs, crew
 from pkgstore.doctor.watch import Watch
 from pkgstore.driver import Examined, Finding
 from pkgstore.drivers import folders
+from pkgstore.drivers.mounts import mount_of
 from pkgstore.errors import Misconfigured, NotFound, StoreError
 from pkgstore.testing.processes import dismiss
 
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from urllib.parse import SplitResult
 
+    from pkgstore.driver import Driver
     from pkgstore.store import Store
 
 _FOLDERS = ("file", "nfs")
+_ABSENT = "There is no store at "
 _NOT_TRIED = {folders.NOT_WRITABLE, "exclusive"}
 
 
@@ -46,6 +49,10 @@ def examine(url: str | os.PathLike[str], *, wait: float = 0.0, **options: Any) -
     options["create"] = False
     named = _folder(parts)
     root = named if named is not None and os.path.isdir(named) else None
+    if root is not None and parts.scheme == "nfs" and not mount_of(root).is_nfs:
+        # The folder below a share that is not mounted: nothing is to be written there.
+        yield from folders.of_mount(mount_of(root), parts.scheme, root)
+        return
     with contextlib.ExitStack() as stack:
         stack.callback(dismiss)
         watch = None
@@ -56,22 +63,29 @@ def examine(url: str | os.PathLike[str], *, wait: float = 0.0, **options: Any) -
         if store is not None:
             stack.enter_context(store)
         yield finding
+        driver = store.driver if store is not None else None
+        if finding.says.startswith(_ABSENT) and root is None:
+            driver = _unopened(stack, parts, given)
         failed: set[str] = set()
-        for each in _of_the_medium(store, root, parts.scheme):
+        for each in _of_the_medium(driver, root, parts.scheme):
             if each.level == "error":
                 failed.add(each.name)
             yield each
         if failed & _NOT_TRIED or (store is None and root is None):
             return
-        timeout = config.seconds("timeout", given.get("timeout", 60))
-        reach: crew.Reach = partial(crew.opened, url, options, timeout)
-        if store is None and root is not None:
-            reach = partial(crew.in_folder, root, timeout)
         alone = parts.scheme == "memory" or config.boolean("single_writer", given.get("single_writer", False))
-        yield from _tried(store, reach, alone=alone)
+        yield from _tried(store, _reach(url, options, given, root if store is None else None), alone=alone)
         if watch is not None:
             yield crew.locks(watch.folder)
             yield from watch.findings()
+
+
+def _reach(
+    url: str | os.PathLike[str], options: dict[str, Any], given: dict[str, Any], folder: str | None
+) -> crew.Reach:
+    """Return how to reach the medium again, in this process or in another: as a store, or as a ``folder`` without."""
+    timeout = config.seconds("timeout", given.get("timeout", 60))
+    return partial(crew.in_folder, folder, timeout) if folder else partial(crew.opened, url, options, timeout)
 
 
 def _opened(url: str | os.PathLike[str], options: dict[str, Any], parts: SplitResult) -> tuple[Store | None, Finding]:
@@ -109,20 +123,33 @@ def _not_opened(parts: SplitResult, exc: StoreError) -> Finding:
     if isinstance(exc, NotFound):
         where = config.without_secrets(_bare(parts))
         remedy = f"Check the URL, and that the medium is mounted; or make a store: pkgstore init '{where}'"
-        return Finding("store", "error", f"There is no store at {where}.", remedy)
+        return Finding("store", "error", f"{_ABSENT}{where}.", remedy)
     return blobs.failed("store", "The store cannot be opened", exc)
 
 
-def _of_the_medium(store: Store | None, root: str | None, scheme: str) -> Iterator[Finding]:
+def _unopened(stack: contextlib.ExitStack, parts: SplitResult, given: dict[str, Any]) -> Driver | None:
+    """Return a driver for a medium that holds no store, to examine it by."""
+    connect = registry.find(parts.scheme)
+    own = {name: value for name, value in given.items() if name in registry.own_options(connect)}
+    if "timeout" in own:
+        own["timeout"] = config.seconds("timeout", own["timeout"])
+    try:
+        driver = connect(parts, create=False, **own)
+    except StoreError:
+        return None  # which is what was found when the store could not be opened
+    stack.callback(driver.close)
+    return driver
+
+
+def _of_the_medium(driver: Driver | None, root: str | None, scheme: str) -> Iterator[Finding]:
     """Yield what the driver finds; or what a folder shows without one."""
     try:
-        if store is None:
-            if root is not None:
-                yield from folders.examine(root, scheme)
-        elif isinstance(store.driver, Examined):
-            yield from store.driver.examine()
+        if isinstance(driver, Examined):
+            yield from driver.examine()
+        elif driver is None and root is not None:
+            yield from folders.examine(root, scheme)
     except Exception as exc:
-        error = store.driver.classify(exc) if store is not None else None
+        error = driver.classify(exc) if driver is not None else None
         if error is None and not isinstance(exc, StoreError):
             raise
         yield blobs.failed("medium", "The medium could not be examined to the end", exc)

@@ -32,9 +32,13 @@ _OTHER = "Look at the logs of the medium's server."
 
 
 def failed(name: str, what: str, exc: Exception) -> Finding:
-    """Return the finding that ``what``, a sentence without its end, was ended by an error."""
-    remedy = next((text for kind, text in _REMEDIES.items() if isinstance(exc, kind)), _OTHER)
-    reason = " ".join(str(exc).split()) or type(exc).__name__
+    """Return the finding that ``what``, a sentence without its end, was ended by an error.
+
+    Our errors say what to do after a semicolon.
+    """
+    reason, _, told = (" ".join(str(exc).split()) or type(exc).__name__).partition("; ")
+    other = next((text for kind, text in _REMEDIES.items() if isinstance(exc, kind)), _OTHER)
+    remedy = f"{told[0].upper()}{told[1:]}." if told else other
     return Finding(name, "error", f"{what}: {reason}.", remedy)
 
 

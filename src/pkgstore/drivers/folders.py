@@ -199,13 +199,19 @@ def leave_place(root: str) -> None:
 
 
 def reap(root: str) -> None:
-    """Remove staged files that nobody writes, such as those of a trial that was interrupted."""
+    """Remove what a trial that was interrupted left: staged files that nobody writes, and empty folders of doctors."""
     with contextlib.suppress(OSError):  # such as a folder that this user may not enter
         tree = Tree(root)
         try:
             Staging(os.path.join(root, keys.CONTROL, "tmp"), tree).reap()
         finally:
             tree.close()
+    place = os.path.join(root, keys.CONTROL, "doctor")
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        for name in os.listdir(place):
+            with contextlib.suppress(OSError):  # in use, or a file
+                os.rmdir(os.path.join(place, name))
+        leave_place(root)
 
 
 def _tried(root: str, *, readonly: bool) -> list[Finding]:

@@ -121,7 +121,7 @@ def parsed(text: bytes) -> dict[int, Mount]:
 def _open_deepest(path: str) -> int:
     """Open the deepest folder or file there is on the way to ``path``, without any access to what it holds."""
     while True:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             return os.open(path, os.O_PATH | os.O_CLOEXEC)
         path = os.path.dirname(path)
 

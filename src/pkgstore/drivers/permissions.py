@@ -38,6 +38,9 @@ def examine(root: str, status: os.stat_result, *, on_nfs: bool) -> Iterator[Find
 
 def _sharing(root: str, status: os.stat_result, here: list[str]) -> Finding:
     path = quote(root)
+    if status.st_mode & stat.S_IWOTH:
+        says = f"Every user of this host may write to {root}: any of them can change what was published."
+        return Finding("sharing", "warning", says, f"chmod -R o-w {path}")
     if not status.st_mode & stat.S_IWGRP:
         says = f"Its group, {status.st_gid}, may not write to {root}: only the user {status.st_uid} may."
         remedy = f"If others are to write: chmod -R g+rwX {path} && chmod g+s {path}, and have them in that group."

@@ -9,7 +9,8 @@ import pickle
 import signal
 import time
 import traceback
-from typing import TYPE_CHECKING, Any
+from multiprocessing import resource_tracker
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,6 +26,14 @@ _idle: list[Worker] = []
 
 class WorkerDied(Exception):
     """A process ended before it had answered."""
+
+
+class _Order(NamedTuple):
+    """What a worker is to do, with which environment variables."""
+
+    environment: dict[str, str]
+    function: Callable[..., object]
+    args: tuple[object, ...]
 
 
 class Talk:
@@ -58,6 +67,7 @@ class Worker:
         self._pipe, theirs = _context.Pipe()
         self._process = _context.Process(target=_serve, args=(theirs,), daemon=True)
         # Ctrl-C is for this process, which ends its workers; nor may it leave one half started.
+        resource_tracker.ensure_running()  # which lets the signal through again, when it starts
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self._process.start()
@@ -69,7 +79,7 @@ class Worker:
     def start(self, function: Callable[..., object], /, *args: object) -> None:
         """Have ``function(talk, *args)`` run, with the environment variables that this process has now."""
         self.busy = True
-        self._pipe.send((dict(os.environ), function, args))
+        self._pipe.send(_Order(dict(os.environ), function, args))
 
     def say(self, what: object) -> None:
         """Send ``what`` to the function that runs; `Talk.hear` returns it there."""
@@ -181,11 +191,13 @@ def _serve(pipe: Connection) -> None:
     """What a worker does, until its parent is gone."""
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            environment, function, args = pipe.recv()
+            order = pipe.recv()
+            if not isinstance(order, _Order):
+                continue  # said to a function that had just ended
             os.environ.clear()
-            os.environ.update(environment)
+            os.environ.update(order.environment)
             try:
-                answer = ("returned", function(Talk(pipe), *args))
+                answer = ("returned", order.function(Talk(pipe), *order.args))
             except BaseException as exc:  # noqa: BLE001 - it is raised again, by the parent
                 answer = ("raised", _portable(exc))
             pipe.send(answer)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import logging
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from pkgstore import keys
 from pkgstore.driver import Blob, Body, MediumError
 from pkgstore.drivers import records
-from pkgstore.drivers.records import Record, identity
+from pkgstore.drivers.records import Record
 from pkgstore.drivers.smb import messages
 from pkgstore.drivers.smb.errors import (
     ACCESS_DENIED,
@@ -25,7 +23,8 @@ from pkgstore.drivers.smb.errors import (
     lost,
     refused,
 )
-from pkgstore.drivers.smb.handles import Handle, OtherCase, looked_at, opened, patiently, seen
+from pkgstore.drivers.smb.handles import Handle, OtherCase, patiently
+from pkgstore.drivers.smb.looking import BESIDE, READ, Looking, There, beside, blob_of
 from pkgstore.drivers.smb.reading import Stream
 from pkgstore.drivers.smb.staging import ATTRIBUTE, Staged, Staging
 from pkgstore.drivers.smb.tree import Tree, settle
@@ -36,33 +35,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from pkgstore.driver import Finding
-    from pkgstore.drivers.smb.link import Answer
     from pkgstore.drivers.smb.pool import Pool
 
 _log = logging.getLogger("pkgstore")
 
 _TRIES = 100
-_BESIDE = f"{keys.CONTROL}/digests/"
-_LONGEST_RECORD = 4096
-_HIDDEN = {f"{keys.CONTROL}/", "lost+found/"}
-_READ = messages.READ_DATA | messages.LOOK
 _GUARD = messages.DELETE | messages.LOOK
 _IN_USE = {ACCESS_DENIED, SHARING_VIOLATION}
-
-
-class There(NamedTuple):
-    """A blob that is open: what it is, by the record that goes with it, and what the server says of its file."""
-
-    handle: Handle
-    blob: Blob
-    status: os.stat_result
-    token: str | None
-
-    @contextlib.contextmanager
-    def closing(self) -> Iterator[There]:
-        """Close the handle at the end."""
-        with self.handle:
-            yield self
 
 
 class SMBDriver:
@@ -75,6 +54,7 @@ class SMBDriver:
         self._pool = pool
         self._tree = Tree(pool, prefix, create=create)
         self._staging = Staging(pool, self._tree)
+        self._looking = Looking(pool, self._tree)
         self._exclusive = False
 
     @property
@@ -99,7 +79,7 @@ class SMBDriver:
             if not carried:
                 self._put_beside(key, status, packed)
             try:
-                return self._name(staged, key, _blob(key, status, record), exclusive=exclusive, token=token)
+                return self._name(staged, key, blob_of(key, status, record), exclusive=exclusive, token=token)
             except SMBError as exc:
                 if not carried and exc.kind is not Unavailable:
                     self._forget(key, status)
@@ -108,17 +88,17 @@ class SMBDriver:
     def open(
         self, key: str, start: int = 0, stop: int | None = None, *, tag: str | None = None
     ) -> tuple[Blob, BinaryIO]:
-        there = self._present(key)
+        there = self._looking.present(key)
         if tag is not None and there.blob.tag != tag:
             there.handle.close()
             raise SMBError(NotFound, "that version is gone")
         return there.blob, cast("BinaryIO", Stream(there.handle, there.blob.size, start))
 
     def stat(self, key: str) -> Blob:
-        return self._present(key, keep=False).blob
+        return self._looking.present(key, keep=False).blob
 
     def scan(self, prefix: str) -> Iterator[Blob]:
-        waiting = [(prefix, iter(self._names(prefix)))]
+        waiting = [(prefix, iter(self._looking.names(prefix)))]
         while waiting:
             prefix, names = waiting[-1]
             inner = None
@@ -126,11 +106,11 @@ class SMBDriver:
                 if found.is_folder:
                     inner = prefix + name
                     break
-                yield _blob(prefix + name, found.status, Record({}, None))
+                yield blob_of(prefix + name, found.status, Record({}, None))
             if inner is None:
                 waiting.pop()
             elif len(inner) <= keys.LONGEST:
-                waiting.append((inner, iter(self._names(inner))))
+                waiting.append((inner, iter(self._looking.names(inner))))
 
     def delete(self, key: str, *, tag: str | None = None) -> None:
         gone = self._take_away(key, tag)
@@ -145,8 +125,9 @@ class SMBDriver:
             self._tree.prune(key)
 
     def record_digests(self, blob: Blob, digests: Mapping[str, str]) -> bool:
+        access = messages.WRITE_EA | messages.WRITE_DATA | messages.LOOK
         try:
-            with self._look(blob.key, messages.WRITE_EA | messages.WRITE_DATA | messages.LOOK).closing() as there:
+            with self._looking.look(blob.key, access).closing() as there:
                 if there.blob.tag != blob.tag:
                     return False
                 packed = records.of_adopted(digests, there.status)
@@ -203,7 +184,7 @@ class SMBDriver:
         """Return what has the name, when it is ours; None when it is worth another try."""
         if self._try_to_link(staged, key):
             return blob
-        there = self._in_the_way(key, _READ, messages.SHARE_ALL, keep=False)
+        there = self._in_the_way(key, READ, messages.SHARE_ALL, keep=False)
         if there is None:
             return None
         if there.token == token or there.blob.tag == blob.tag:
@@ -221,8 +202,12 @@ class SMBDriver:
         if there is None:
             return blob if self._try_to_link(staged, key) else None
         path = self._tree.path(key)
-        with there.handle:
+        try:
             replaced = _attempted(lambda: staged.replace(path))
+        except BaseException:
+            there.handle.close()
+            raise
+        there.handle.release()
         # A server may replace no file that anybody has open, or only when it is asked in a newer way.
         replaced = replaced or _attempted(lambda: staged.replace(path, posix=True))
         if not replaced and not _attempted(lambda: staged.replace(path)):
@@ -245,7 +230,7 @@ class SMBDriver:
     def _in_the_way(self, key: str, access: int, share: int, *, keep: bool = True) -> There | None:
         """Open what has the name that is to be published; None when it has gone, or was an empty folder."""
         try:
-            return self._look(key, access, share, keep=keep)
+            return self._looking.look(key, access, share, keep=keep)
         except OtherCase as exc:
             raise SMBError(InvalidKey, str(exc), exc.remedy) from None
         except SMBError as exc:
@@ -261,7 +246,7 @@ class SMBDriver:
         It is held open from the look at its version on, so that the name is nobody else's meanwhile.
         """
         try:
-            there = self._look(key, _GUARD, messages.SHARE_BUT_DELETE)
+            there = self._looking.look(key, _GUARD, messages.SHARE_BUT_DELETE)
         except SMBError as exc:
             if exc.kind is NotFound:
                 return False
@@ -277,86 +262,21 @@ class SMBDriver:
             raise
         return True
 
-    # -- looking ------------------------------------------------------------------------------------------------------
-
-    def _present(self, key: str, *, keep: bool = True) -> There:
-        """Open a blob for reading. An absent root is no absent blob.
-
-        One without a record is looked at twice: who replaced it meanwhile may have removed what lay beside.
-        """
-        last = ""
-        while True:
-            try:
-                there = self._look(key, _READ, keep=keep)
-            except SMBError as exc:
-                if exc.status in MISSING:
-                    self._tree.check()
-                raise
-            if there.blob.digests or there.blob.tag == last:
-                return there
-            last = there.blob.tag
-            if keep:
-                there.handle.close()
-
-    def _look(self, key: str, access: int, share: int = messages.SHARE_ALL, *, keep: bool = True) -> There:
-        """Open a blob, and close it at once unless it is to be kept. Raises `OtherCase` for one called nearly so."""
-        link = self._pool.any()
-        create = messages.create(self._tree.path(key), access, share)
-        queries = [*looked_at(link), messages.query_attributes()]
-        handle, answers = opened(link, create, *queries, *([] if keep else [messages.close()]))
-        try:
-            found = seen(link, answers, key.split("/"))
-            if found.is_folder:
-                raise refused(IS_A_DIRECTORY)
-            if found.is_link:
-                raise SMBError(Denied, "it is a link, which is not followed", "put a copy of the file there")
-            record = self._record(key, found.status, answers[len(queries) - 1])
-            return There(handle, _blob(key, found.status, record), found.status, record.token)
-        except BaseException:
-            if keep:
-                handle.close()
-            raise
-
-    def _names(self, prefix: str) -> list[tuple[str, messages.Found]]:
-        """Return what is in a folder, sorted as keys are: a folder by its name and a slash."""
-        named = ((name + "/" * found.is_folder, found) for name, found in self._tree.entries(prefix))
-        shown = (each for each in named if not each[1].is_link and (prefix or each[0] not in _HIDDEN))
-        return sorted(shown, key=lambda each: each[0])
-
     # -- records ------------------------------------------------------------------------------------------------------
-
-    def _record(self, key: str, status: os.stat_result, answer: Answer) -> Record:
-        packed = None
-        if not answer.status:
-            packed = messages.attribute(answer.body, ATTRIBUTE)
-        elif answer.status not in NO_ATTRIBUTES:
-            raise refused(answer.status)
-        if packed is None and not key.startswith(_BESIDE):
-            packed = self._read_beside(key, status)
-        return Record({}, None) if packed is None else records.unpacked(packed, status)
-
-    def _read_beside(self, key: str, status: os.stat_result) -> bytes | None:
-        path = self._tree.path(_beside(key, status))
-        read = messages.read(0, _LONGEST_RECORD)
-        first, second, _ = self._pool.any().call(messages.create(path, _READ), read, messages.close())
-        if first.status and refused(first.status).kind is NotFound:
-            return None
-        first.checked()
-        return messages.data(second.checked())
 
     def _put_beside(self, key: str, status: os.stat_result, packed: bytes) -> None:
         """Keep the record of a file that cannot carry it, durably."""
         with self._staging.stage() as staged:
             staged.write(_Packed(packed))
-            beside = staged.settle().status
-            where = _beside(key, status)
-            self._name(staged, where, _blob(where, beside, Record({}, None)), exclusive=False)
+            kept = staged.settle().status
+            where = beside(key, status)
+            self._name(staged, where, blob_of(where, kept, Record({}, None)), exclusive=False)
 
     def _forget(self, key: str, status: os.stat_result) -> None:
         """Remove what lies beside for a file that has lost its name, or is about to."""
-        if key.startswith(_BESIDE):
+        if key.startswith(BESIDE):
             return
-        create = messages.create(self._tree.path(_beside(key, status)), messages.DELETE)
+        create = messages.create(self._tree.path(beside(key, status)), messages.DELETE)
         for answer in self._pool.any().call(create, messages.set_deleted(), messages.close())[:2]:
             if answer.status and refused(answer.status).kind is not NotFound:
                 # It is bound to that very file, so that it can stay; what became of the file is not to depend on it.
@@ -375,15 +295,6 @@ class _Packed:
 
     def finish(self) -> Mapping[str, str]:
         return {}
-
-
-def _blob(key: str, status: os.stat_result, record: Record) -> Blob:
-    return Blob(key, status.st_size, status.st_mtime, identity(status), record.digests)
-
-
-def _beside(key: str, status: os.stat_result) -> str:
-    name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-    return f"{_BESIDE}{name[:2]}/{name[2:34]}.{identity(status)}"
 
 
 def _attempted(replace: Callable[[], None]) -> bool:

@@ -44,7 +44,7 @@ NO_ATTRIBUTES = {*NOT_OFFERED, ACCESS_DENIED, EAS_NOT_SUPPORTED, EA_TOO_LARGE, N
 MISSING = {NAME_NOT_FOUND, PATH_NOT_FOUND, NO_SUCH_FILE}
 """What servers answer where a name, or the folder that it would be in, is not there."""
 
-_WHO = "set PKGSTORE_SMB_USERNAME and PKGSTORE_SMB_PASSWORD to those of an account that may log on to the server"
+_WHO = "correct what PKGSTORE_SMB_USERNAME and PKGSTORE_SMB_PASSWORD say, or the files that these with _FILE name"
 _MODES = "check what this account may do on the share and on the files, and whether the share is read-only"
 _LATER = "check that the server runs and can be reached"
 

@@ -35,20 +35,20 @@ def examine(pool: Pool, tree: Tree) -> Iterator[Finding]:
     try:
         tree.make(folder.split("/"))
     except SMBError as exc:
-        yield Finding("write-access", "error", f"Nothing can be written below the store's folder: {exc}.", exc.remedy)
+        yield Finding("write", "error", f"Nothing can be written below the store's folder: {exc}.", exc.remedy)
         return
-    yield Finding("write-access", "ok", "Files and folders can be made below the store's folder.")
+    yield Finding("write", "ok", "Files and folders can be made below the store's folder.")
     trial = _Trial(pool, tree, folder)
     try:
         yield trial.clock()
         for name, attempt in (
             ("case", trial.case),
             ("extended-attributes", trial.attributes),
-            ("exclusive-publish", trial.exclusive),
+            ("hard-links", trial.exclusive),
             ("replace-under-reader", trial.replace),
             ("delete-exclusion", trial.exclusion),
-            ("folder-flush", trial.flush),
-            ("free-space", trial.space),
+            ("flush", trial.flush),
+            ("space", trial.space),
         ):
             try:
                 yield attempt(name)
@@ -183,7 +183,7 @@ class _Trial:
     def space(self, name: str) -> Finding:
         with self._tree.folder(f"{self._folder}/-") as folder:
             free, total = messages.space(folder.do(messages.query_space(folder.id)))
-        says = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB are free."
+        says = f"{free >> 20:,} MiB are free, {free / max(total, 1):.0%} of all."
         if free < _LITTLE:
             return Finding(name, "warning", says, "Free some space, or enlarge the medium.")
         return Finding(name, "ok", says)

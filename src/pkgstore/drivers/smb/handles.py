@@ -59,6 +59,10 @@ class Handle:
         with contextlib.suppress(SMBError):
             self.link.call(messages.close(self.id))
 
+    def release(self) -> None:
+        """Close it. Raises `SMBError` when it was lost before, and with it what it kept others from."""
+        self.do(messages.close(self.id))
+
     def discard(self) -> None:
         """Have the file removed when the last handle on it is closed, and close this one."""
         deleted, _ = self.link.call(messages.set_deleted(self.id), messages.close())

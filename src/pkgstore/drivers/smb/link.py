@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
+import math
 import socket
 import struct
 import sys
@@ -87,7 +87,7 @@ class Link:
 
     def __init__(self, settings: Settings, *, known: bool, stalled: Callable[[], None]) -> None:
         self.settings = settings
-        self._pid = os.getpid()
+        self._abandoned = False
         self._stalled = stalled
         self._waiting: set[Any] = set()
         self._inside: set[int] = set()
@@ -103,7 +103,7 @@ class Link:
     @property
     def alive(self) -> bool:
         """Whether requests may be sent: the connection is open, and this process's own."""
-        return self._pid == os.getpid() and bool(self._connection.transport.connected)
+        return not self._abandoned and bool(self._connection.transport.connected)
 
     @property
     def dialect(self) -> int:
@@ -195,6 +195,7 @@ class Link:
 
     def abandon(self) -> None:
         """Close the socket that a child has from its parent, and leave the connection to the parent."""
+        self._abandoned = True
         self._socket.close()
 
     def _exchange(self, *messages: Any) -> list[Answer]:
@@ -203,7 +204,8 @@ class Link:
         return self.end(exchange)
 
     def _answer(self, request: Any, deadline: float) -> Answer:
-        left = max(1.0, deadline - time.monotonic())
+        # The library takes off what has passed since, and waits for the whole seconds of that.
+        left = max(1, math.ceil(deadline - time.monotonic())) + 0.5
         try:
             response = self._connection.receive(request, timeout=left, resolve_symlinks=False)
         except SMBResponseException as exc:
@@ -221,8 +223,8 @@ class Link:
         if not self.alive or sys.is_finalizing():
             raise lost(f"the connection to {self.settings.where} is lost")
 
-    def _too_late(self) -> SMBError:
-        return lost(f"{self.settings.where} did not answer within {self.settings.timeout:g} s")
+    def _too_late(self, seconds: float = 0.0) -> SMBError:
+        return lost(f"{self.settings.where} did not answer within {seconds or self.settings.timeout:g} s")
 
     # -- connecting ---------------------------------------------------------------------------------------------------
 
@@ -235,7 +237,8 @@ class Link:
             late.set()
             self.drop()
 
-        timer = threading.Timer(self.settings.timeout, give_up)
+        seconds = self.settings.timeout / 2  # so that a second try is over when the first request would be
+        timer = threading.Timer(seconds, give_up)
         timer.daemon = True
         timer.start()
         try:
@@ -243,7 +246,7 @@ class Link:
         except BaseException as exc:
             self.drop()
             if late.is_set():
-                raise self._too_late() from exc
+                raise self._too_late(seconds) from exc
             raise
         finally:
             timer.cancel()

@@ -44,6 +44,7 @@ LOOK = READ_EA | READ_ATTRIBUTES | SYNCHRONIZE
 # What others may do meanwhile.
 SHARE_ALL = 0x7
 SHARE_BUT_DELETE = 0x3
+SHARE_NOTHING = 0x0
 
 # What becomes of what is there, and of what is not.
 OPEN = 1

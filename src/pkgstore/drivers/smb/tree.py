@@ -189,8 +189,12 @@ class Tree:
                 self._lasting.popitem(last=False)
 
     def _remove(self, key: str) -> bool:
-        """Remove an empty folder; False when it is not empty, or absent."""
-        create = messages.create(self.path(key), messages.DELETE | messages.SYNCHRONIZE, folder=True)
+        """Remove an empty folder; False when it is not empty, or absent. Raises `SMBError` when somebody has it open.
+
+        For it would be gone with the last handle only, and until then nobody could use it.
+        """
+        access = messages.DELETE | messages.SYNCHRONIZE
+        create = messages.create(self.path(key), access, messages.SHARE_NOTHING, folder=True)
         answers = self.pool.any().call(create, messages.set_deleted(), messages.close())
         for answer in answers[:2]:
             if answer.status in {*MISSING, NOT_EMPTY}:
