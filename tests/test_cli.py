@@ -375,3 +375,23 @@ def test_rm_goes_on_after_a_key_that_is_missing(root: Path) -> None:
 def test_rm_with_one_bad_key_deletes_nothing(root: Path) -> None:
     assert "'../x'" in complaint(run("rm", root, KEY, "../x"), 2)
     assert run("ls", root).stdout == f"{KEY}\n"
+
+
+def test_a_signal_in_a_finaliser_is_not_lost() -> None:
+    """An exception that is raised there ends nothing."""
+    code = """
+import os, signal, time
+from pkgstore import cli
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000): pass
+def run(argv):
+    Last()
+    for _ in range(600): time.sleep(0.1)
+from pkgstore.cli import app
+app.run = run
+cli.main([])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stderr) == (143, "")

@@ -1,5 +1,6 @@
 """What the store itself promises, whatever the driver: see the conformance kit for the rest."""
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 import pkgstore
+from pkgstore import calls
 from pkgstore.driver import Blob, Body, SignedURL
 from pkgstore.drivers.memory import MemoryDriver
 from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, SpoolingDriver, with_driver
@@ -102,6 +104,35 @@ def test_what_memory_cannot_do_is_said(store: pkgstore.Store) -> None:
         store.local_path("a")
     with pytest.raises(pkgstore.Unsupported, match=r"cannot sign URLs: serve 'a' from open\(\)"):
         store.url("a", expires=60)
+
+
+class Clock:
+    """A clock that goes on while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_a_medium_that_is_tried_again_for_long_is_told_of_once(
+    store: pkgstore.Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.publish("a", b"1")
+    monkeypatch.setattr(calls, "time", Clock())
+    for times, told in ((3, 0), (None, 1)):
+        with (
+            FaultPlan(Fault("stat", times=times)) as plan,
+            contextlib.suppress(pkgstore.Unavailable),
+            caplog.at_level(logging.WARNING, "pkgstore"),
+        ):
+            with_driver(store, FaultyDriver(store.driver, plan), timeout=60).stat("a")
+        assert len(caplog.records) == told
+    assert "s at most: cannot stat 'a' in memory://" in caplog.text
 
 
 def test_a_closed_store_says_so(tmp_path: Path) -> None:
