@@ -32,7 +32,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def labs(session: nox.Session) -> None:
-    """Power cuts (PKGSTORE_CUTS), two NFS clients (PKGSTORE_LABS=full), replicas (PKGSTORE_SOAK_SECONDS)."""
+    """Power cuts (PKGSTORE_CUTS), NFS clients, Samba (PKGSTORE_LABS=full), replicas (PKGSTORE_SOAK_SECONDS)."""
     install(session, "test")
     session.run("python", "-m", "pytest", "-s", "tests/labs", *session.posargs)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +9,13 @@ import pytest
 
 from pkgstore.testing.conformance import DriverConformance
 from tests import needs
+from tests.on_files import OnFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class LocalConformance(DriverConformance):
+class LocalConformance(OnFiles, DriverConformance):
     """The conformance tests on a folder."""
 
     @pytest.fixture
@@ -27,22 +27,8 @@ class LocalConformance(DriverConformance):
         with needs.mounted("tmpfs", tmp_path / "small", "size=8m") as folder:
             yield f"file://{folder}"
 
-    def tamper(self, url: str, key: str) -> None:
-        path = blob_path(url, key)
-        status = path.stat()
-        with path.open("r+b") as file:
-            first = file.read(1)
-            file.seek(0)
-            file.write(bytes([first[0] ^ 1]))
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-    def truncate(self, url: str, key: str) -> None:
-        path = blob_path(url, key)
-        os.truncate(path, path.stat().st_size - 1)
-
-    def leftovers(self, url: str) -> list[str]:
-        folder = blob_path(url, ".pkgstore/tmp")
-        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    def path_of(self, url: str, key: str) -> Path:
+        return blob_path(url, key)
 
 
 def blob_path(url: str, key: str) -> Path:

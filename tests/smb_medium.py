@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import os
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from pkgstore.testing.suite.harness import Harness
 from tests import needs
+from tests.on_files import OnFiles
 from tests.smb_server import PASSWORD, SMBServer, samba
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _numbers = itertools.count(1)
 
@@ -32,11 +32,12 @@ def fresh(server: SMBServer, share: str = "pkg", **options: str) -> str:
     return server.url(f"{share}/{next(_numbers)}/pypi", **options)
 
 
-class SMBMedium(Harness):
+class SMBMedium(OnFiles):
     """A share that tells names of either case apart, as the keys of the kit need it."""
 
     share: ClassVar[str] = "cased"
     options: ClassVar[dict[str, str]] = {}
+    staging = ("tmp", "trash")
     server: SMBServer
 
     @pytest.fixture
@@ -50,19 +51,5 @@ class SMBMedium(Harness):
         with needs.mounted("tmpfs", smb.folder / "small", "size=8m,mode=777"):
             yield smb.url("small")
 
-    def tamper(self, url: str, key: str) -> None:
-        path = self.server.path(url, key)
-        status = path.stat()
-        with path.open("r+b") as file:
-            first = file.read(1)
-            file.seek(0)
-            file.write(bytes([first[0] ^ 1]))
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-    def truncate(self, url: str, key: str) -> None:
-        path = self.server.path(url, key)
-        os.truncate(path, path.stat().st_size - 1)
-
-    def leftovers(self, url: str) -> list[str]:
-        folders = [self.server.path(url, f".pkgstore/{name}") for name in ("tmp", "trash")]
-        return sorted(path.name for folder in folders if folder.exists() for path in folder.iterdir())
+    def path_of(self, url: str, key: str) -> Path:
+        return self.server.path(url, key)

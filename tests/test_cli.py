@@ -380,15 +380,17 @@ def test_rm_with_one_bad_key_deletes_nothing(root: Path) -> None:
 def test_a_signal_in_a_finaliser_is_not_lost() -> None:
     """An exception that is raised there ends nothing."""
     code = """
-import os, signal, time
+import os, signal
 from pkgstore import cli
 class Last:
     def __del__(self):
-        os.kill(os.getpid(), signal.SIGTERM)
-        for _ in range(1000): pass
+        end()
+def end():
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(1000): pass
 def run(argv):
     Last()
-    for _ in range(600): time.sleep(0.1)
+    signal.pause()
 from pkgstore.cli import app
 app.run = run
 cli.main([])

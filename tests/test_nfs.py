@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -18,6 +19,7 @@ from pkgstore.drivers import nfs
 from pkgstore.drivers.local import LocalDriver
 from pkgstore.drivers.mounts import Mount
 from pkgstore.testing.faults import with_driver
+from tests.clock import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -226,9 +228,14 @@ def test_with_nfs_3_a_changed_folder_gets_another_time(
     with pkgstore.open(f"nfs://{root}", create=True) as store:
         store.publish("x/file", b"1")
         monkeypatch.setattr(os, "utime", utime)
-        for call in (lambda: store.publish("x/other", b"1"), lambda: store.delete("x/file")):
+        for call in (
+            lambda: store.publish("x/other", b"1"),
+            lambda: store.publish("x/file", b"2"),  # who loses may tell others that it is there
+            lambda: store.delete("x/file"),
+        ):
             calls.clear()
-            call()
+            with contextlib.suppress(pkgstore.Exists):
+                call()
             assert bool(calls) is touched
 
 
@@ -301,19 +308,6 @@ def test_a_blob_that_is_being_replaced_is_listed(
 ) -> None:
     after_the_first_look(monkeypatch, "_names", put_aside)
     assert "x/file" in {blob.key for blob in store.list()}
-
-
-class Clock:
-    """A clock that goes on while somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 def test_what_lies_aside_for_long_holds_nobody_up(store: Store, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import io
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from pkgstore.driver import Blob, Body, SignedURL
 from pkgstore.drivers.memory import MemoryDriver
 from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, SpoolingDriver, with_driver
 from pkgstore.testing.sources import Stream
+from tests.clock import Clock
 
 
 @pytest.fixture
@@ -104,19 +106,6 @@ def test_what_memory_cannot_do_is_said(store: pkgstore.Store) -> None:
         store.local_path("a")
     with pytest.raises(pkgstore.Unsupported, match=r"cannot sign URLs: serve 'a' from open\(\)"):
         store.url("a", expires=60)
-
-
-class Clock:
-    """A clock that goes on while somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 def test_a_medium_that_is_tried_again_for_long_is_told_of_once(
@@ -363,6 +352,31 @@ def test_names_outside_the_grammar_are_left_out(tmp_path: Path, caplog: pytest.L
 def test_a_prefix_is_checked_at_the_call(store: pkgstore.Store) -> None:
     with pytest.raises(pkgstore.InvalidKey, match="end it with"):
         store.list("a")
+
+
+def test_a_read_begins_anew_when_its_version_is_gone(store: pkgstore.Store) -> None:
+    """On a medium that keeps no old version, and whose reply is cut off just when the blob is replaced, or deleted."""
+    versions = itertools.count()
+
+    def replace() -> None:
+        store.publish("a", b"version %d" % next(versions), replace=True)
+
+    def failing(times: int | None, meanwhile: Callable[[], None]) -> pkgstore.Store:
+        plan = FaultPlan(Fault("open", "during", times=times, meanwhile=meanwhile))
+        return with_driver(store, FaultyDriver(store.driver, stack.enter_context(plan)))
+
+    replace()
+    with contextlib.ExitStack() as stack:
+        assert failing(1, replace).read("a") == b"version 1"
+        reader = stack.enter_context(failing(1, replace).open("a"))
+        with pytest.raises(pkgstore.NotFound, match="'a' in memory:.* was replaced or deleted while it was read: open"):
+            reader.readall()
+        often = failing(None, replace)
+        with pytest.raises(pkgstore.NotFound, match="while it was read"):
+            often.read("a")
+        deleted = failing(1, lambda: store.delete("a"))
+        with pytest.raises(pkgstore.NotFound, match="'a' is not in"):
+            deleted.read("a")
 
 
 def test_reader_is_raw_and_closes(store: pkgstore.Store) -> None:

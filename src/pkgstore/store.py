@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("pkgstore")
 
 _LISTED_AT_ONCE = 256
+_READS = 4
 _NO_VERSION = ""
 _CONTROL_PREFIX = f"{keys.CONTROL}/"
 
@@ -131,7 +132,13 @@ class Store:
         blob, stream = self._calls.call("open", key, lambda: self.driver.open(path))
 
         def reopen(start: int) -> BinaryIO:
-            return self._calls.call("read", key, lambda: self.driver.open(path, start, tag=blob.tag))[1]
+            try:
+                return self._calls.call("read", key, lambda: self.driver.open(path, start, tag=blob.tag))[1]
+            except NotFound as exc:
+                raise NotFound(
+                    f"{keys.shown(key)} in {self.where} was replaced or deleted while it was read: open it again",
+                    key=key,
+                ) from exc
 
         return Reader(
             self._seen(blob),
@@ -144,8 +151,14 @@ class Store:
 
     def read(self, key: str) -> bytes:
         """Return the bytes of a blob, verified. Raises as `open` does, and `Corrupt`."""
-        with self.open(key) as reader:
-            return reader.readall()
+        for tries_left in reversed(range(_READS)):
+            with self.open(key) as reader:
+                try:
+                    return reader.readall()
+                except NotFound:  # nothing is lost by reading the version that is there now
+                    if not tries_left:
+                        raise
+        raise AssertionError("unreachable")
 
     def stat(self, key: str) -> Blob:
         """Return what is at ``key``, without reading it. Raises `NotFound`."""

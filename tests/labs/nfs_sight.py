@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pkgstore import Store
 
 TURNS = 20
+MOMENTS = 40
 MiB = 1 << 20
 KEYS = {"in the root": "file-{0}", "in a folder that is there": "there/file-{0}", "in new folders": "new-{0}/x/file"}
 
@@ -53,6 +54,50 @@ def is_listed(store: Store, key: str) -> bool:
 @pytest.mark.parametrize("look", [is_found, is_listed])
 def test_a_publish_is_seen_at_once(a: Store, b: Store, form: str, look: Callable[[Store, str], bool]) -> None:
     assert published_after_a_miss(a, b, form, look) == [True] * TURNS
+
+
+def test_two_clients_change_one_folder_in_one_moment(a: Store, b: Store) -> None:
+    """However close together, and whoever looks meanwhile: what either has published, the other finds and lists."""
+    missed: list[str] = []
+    with ThreadPoolExecutor(4) as pool:
+        for turn in range(MOMENTS):
+            mine, theirs, over = f"x/{turn}-a", f"x/{turn}-b", threading.Event()
+            lookers = [pool.submit(look_until, over, *each) for each in ((a, theirs), (b, mine))]
+            publishers = [pool.submit(store.publish, key, b"1") for store, key in ((a, mine), (b, theirs))]
+            for each in publishers:
+                each.result()
+            missed += [f"{key} not found" for store, key in ((a, theirs), (b, mine)) if not is_there(store, key)]
+            listed = [{blob.key for blob in store.list("x/")} for store in (a, b)]
+            missed += [f"{key} not listed" for keys, key in zip(listed, (theirs, mine), strict=True) if key not in keys]
+            over.set()
+            for each in lookers:
+                each.result()
+    assert missed == []
+
+
+def look_until(over: threading.Event, store: Store, key: str) -> None:
+    while not over.is_set():
+        is_there(store, key)
+
+
+def is_there(store: Store, key: str) -> bool:
+    try:
+        return store.stat(key).size == 1
+    except NotFound:
+        return False
+
+
+def test_a_list_of_a_folder_is_asked_for_anew(a: Store, url: str, version: str) -> None:
+    a.publish("x/file", b"1")
+    folder = os.open(Path(url.removeprefix("nfs://"), "x"), os.O_RDONLY)
+    listing = "READDIRPLUS" if version == "3" else "READDIR"
+    try:
+        for _ in range(3):
+            before = network.requests("a", listing)
+            assert nfs._entries(folder) == ["file"]
+            assert network.requests("a", listing) > before
+    finally:
+        os.close(folder)
 
 
 def test_without_asking_the_server_it_is_not(a: Store, b: Store, monkeypatch: pytest.MonkeyPatch) -> None:

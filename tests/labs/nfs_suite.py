@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,14 +11,16 @@ from pkgstore import Corrupt
 from pkgstore.testing.conformance import DriverConformance
 from pkgstore.testing.suite.harness import MiB
 from tests.labs import nfs_network as network
+from tests.on_files import OnFiles
 
 if TYPE_CHECKING:
     import random
+    from pathlib import Path
 
     from pkgstore import Store
 
 
-class TestConformance(DriverConformance):
+class TestConformance(OnFiles, DriverConformance):
     """Everything that a driver promises, on a real server."""
 
     open_store = staticmethod(network.open_on_either)
@@ -30,22 +31,8 @@ class TestConformance(DriverConformance):
     def url(self, url: str) -> str:  # type: ignore[override]
         return url
 
-    def tamper(self, url: str, key: str) -> None:
-        path = network.at_server(url, key)
-        status = path.stat()
-        with path.open("r+b") as file:
-            first = file.read(1)
-            file.seek(0)
-            file.write(bytes([first[0] ^ 1]))
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-    def truncate(self, url: str, key: str) -> None:
-        path = network.at_server(url, key)
-        os.truncate(path, path.stat().st_size - 1)
-
-    def leftovers(self, url: str) -> list[str]:
-        folder = network.at_server(url, ".pkgstore/tmp")
-        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    def path_of(self, url: str, key: str) -> Path:
+        return network.at_server(url, key)
 
     def test_a_blob_that_is_truncated_under_a_reader(self, url: str, store: Store, rng: random.Random) -> None:
         """A client reads zeros where it does not know yet that there is nothing: who verifies is told."""

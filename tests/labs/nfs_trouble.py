@@ -84,7 +84,10 @@ def open_that_renames(url: str, **options: Any) -> Store:
 
 
 def test_the_server_is_restarted_in_mid_publish(a: Store, url: str, version: str) -> None:
-    """Every acknowledged blob is there, with one winner for each key, and a retry is a winner or a loser as before."""
+    """Every acknowledged blob is there, with one winner for each key, and a retry is a winner or a loser as before.
+
+    On a slow machine, a call may end before the server has let clients claim their locks again: its outcome is open.
+    """
     with workers(4) as team:
         for number, each in enumerate(team):
             each.start(publish_until_told, network.on("ab"[number % 2], url), number)
@@ -92,19 +95,22 @@ def test_the_server_is_restarted_in_mid_publish(a: Store, url: str, version: str
             before = a.usage().blobs
             network.stop_server()
             network.start_server(version)
-            network.until(lambda: a.usage().blobs > before + 4, "publishing after a restart", 120)  # noqa: B023
+            network.until(lambda: a.usage().blobs > before + 4, "publishing after a restart", 300)  # noqa: B023
         for each in team:
             each.say("enough")
         outcomes = [each.result() for each in team]
     won: dict[str, bytes] = {}
+    doubtful: set[str] = set()
     for outcome in outcomes:
         for key, body, what in outcome:
-            assert what in ("won", "lost"), (key, what)
+            assert what in ("won", "lost", "in doubt"), (key, what)
             if what == "won":
                 assert key not in won, f"{key} has two winners"
                 won[key] = body
-    print(f"\nRESTARTS: {sum(map(len, outcomes))} publishes, {len(won)} won")
-    assert {blob.key for blob in a.list()} == set(won)
+            elif what == "in doubt":
+                doubtful.add(key)
+    print(f"\nRESTARTS: {sum(map(len, outcomes))} publishes, {len(won)} won, {len(doubtful)} in doubt")
+    assert set(won) <= {blob.key for blob in a.list()} <= set(won) | doubtful
     for key, body in won.items():
         assert a.read(key) == body
 
@@ -120,6 +126,9 @@ def publish_until_told(talk: Talk, url: str, number: int) -> list[tuple[str, byt
                 outcomes.append((key, body, "won"))
             except Exists:
                 outcomes.append((key, body, "lost"))
+            except Unavailable as exc:
+                print(f"in doubt: {exc}", flush=True)
+                outcomes.append((key, body, "in doubt"))
             except StoreError as exc:
                 outcomes.append((key, body, repr(exc)))
     talk.hear()

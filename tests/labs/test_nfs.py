@@ -83,4 +83,10 @@ def test_two_clients_of_a_server(outputs: dict[str, Future[list[str]]], version:
     print()
     print("\n".join(line for line in lines if line.startswith(SHOWN)))
     print("\n".join(line for line in lines if line.startswith("=====") and " passed" in line))
-    assert "ENDED 0" in lines, "\n".join(lines[-400:])
+    assert "ENDED 0" in lines, "\n".join(failures(lines))
+
+
+def failures(lines: list[str]) -> list[str]:
+    """Return what a machine said of its tests that failed; its last lines when it did not get that far."""
+    found = [number for number, line in enumerate(lines) if line.startswith("=====") and " FAILURES " in line]
+    return lines[found[0] :] if found else lines[-400:]

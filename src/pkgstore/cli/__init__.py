@@ -35,8 +35,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def _ended(number: int, frame: FrameType | None) -> None:
     # As an exception, so that temporary files and child processes are cleaned up on the way out.
-    if frame is not None and frame.f_code.co_name == "__del__":
-        # Where an exception would be lost: once more, in a moment.
+    inner = frame
+    while inner is not None and inner.f_code.co_name != "__del__":
+        inner = inner.f_back
+    if inner is not None:
+        # Within a finaliser, where an exception would be lost: once more, in a moment.
         signal.signal(signal.SIGALRM, lambda _, frame: _ended(number, frame))
         signal.setitimer(signal.ITIMER_REAL, _MOMENT)
         return

@@ -74,18 +74,13 @@ def examine(url: str | os.PathLike[str], *, wait: float = 0.0, **options: Any) -
         if failed & _NOT_TRIED or (store is None and root is None):
             return
         alone = parts.scheme == "memory" or config.boolean("single_writer", given.get("single_writer", False))
-        yield from _tried(store, _reach(url, options, given, root if store is None else None), alone=alone)
+        timeout = config.seconds("timeout", given.get("timeout", 60))
+        opened: crew.Reach = partial(crew.opened, url, options, timeout)
+        reach = partial(crew.in_folder, parts.scheme, root, timeout) if store is None and root else opened
+        yield from _tried(store, reach, alone=alone)
         if watch is not None:
             yield crew.locks(watch.folder)
             yield from watch.findings()
-
-
-def _reach(
-    url: str | os.PathLike[str], options: dict[str, Any], given: dict[str, Any], folder: str | None
-) -> crew.Reach:
-    """Return how to reach the medium again, in this process or in another: as a store, or as a ``folder`` without."""
-    timeout = config.seconds("timeout", given.get("timeout", 60))
-    return partial(crew.in_folder, folder, timeout) if folder else partial(crew.opened, url, options, timeout)
 
 
 def _opened(url: str | os.PathLike[str], options: dict[str, Any], parts: SplitResult) -> tuple[Store | None, Finding]:

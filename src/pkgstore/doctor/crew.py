@@ -6,8 +6,10 @@ import contextlib
 import fcntl
 import os
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import SplitResult
 
 import pkgstore
+from pkgstore import registry
 from pkgstore.calls import Calls
 from pkgstore.doctor import blobs
 from pkgstore.driver import Finding
@@ -35,11 +37,9 @@ def opened(url: str | os.PathLike[str], options: dict[str, Any], timeout: float)
 
 
 @contextlib.contextmanager
-def in_folder(root: str, timeout: float) -> Iterator[Calls]:
+def in_folder(scheme: str, root: str, timeout: float) -> Iterator[Calls]:
     """Reach a folder that holds no store, or one that cannot be opened."""
-    from pkgstore.drivers.local import LocalDriver
-
-    driver = LocalDriver(root)
+    driver = registry.find(scheme)(SplitResult(scheme, "", root, "", ""), create=False)
     try:
         yield Calls(driver, root, timeout)
     finally:

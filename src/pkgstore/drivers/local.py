@@ -263,7 +263,7 @@ class LocalDriver:
         finally:
             os.close(fd)
         # Whoever is told that the key is taken may rely on it, so that it has to be durable too.
-        posix.settle(folder)
+        self._tree.settle(folder)
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
 
     def _replace(self, staged: Staged, folder: int, name: str, key: str) -> None:

@@ -199,8 +199,10 @@ class NfsDriver(local.LocalDriver):
 
 
 def _entries(folder: int) -> list[str]:
+    """Return the names in a folder, as the server lists them now, and not as the client remembers them."""
     fd = os.open(".", posix.DIRECTORY, dir_fd=folder)
     try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         return os.listdir(fd)
     finally:
         os.close(fd)

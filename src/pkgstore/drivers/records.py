@@ -78,6 +78,7 @@ class Records:
         path = self._path(key, status)
         folder = os.path.dirname(path)
         with self._staging.stage() as staged:
+            made = not os.path.exists(folder)
             posix.make_folders(folder, self._staging.tree.mode)
             staged.write(packed)
             staged.sync()
@@ -85,7 +86,15 @@ class Records:
                 os.rename(staged.path, path)
             except FileNotFoundError:
                 raise OSError(errno.EIO, f"the staged file {staged.path} was removed, or {folder}") from None
-        posix.sync_folder(folder)
+        for changed in (folder, os.path.dirname(folder)) if made else (folder,):
+            self._settle(changed)
+
+    def _settle(self, folder: str) -> None:
+        fd = os.open(folder, posix.DIRECTORY)
+        try:
+            self._staging.tree.settle(fd)
+        finally:
+            os.close(fd)
 
     def read(self, fd: int, key: str, status: os.stat_result) -> Record:
         """Return the record of an open file; an empty one where there is none."""

@@ -26,6 +26,7 @@ READERS = 2
 REPLACERS = 2
 
 _VARIANTS = 4
+_LOOKS = 100
 _PATTERN = 1 << 20
 
 
@@ -205,16 +206,22 @@ def read_while_written(talk: Talk, arena: Arena, reader: int, reads: int) -> tup
 
 def look(store: Store, arena: Arena, index: int, *, verify: bool) -> str:
     """Read a blob, and say what was wrong with it, if anything was: `absent` or in another state."""
-    try:
-        with store.open(arena.key(index), verify=verify) as reader:
+    for _ in range(_LOOKS):
+        try:
+            reader = store.open(arena.key(index), verify=verify)
+        except NotFound:
+            return "absent"
+        with reader:
             if reader.blob.size != arena.size:
                 return f"with a size of {reader.blob.size}"
-            data = reader.readall()
-    except NotFound:
-        return "absent"
-    except Corrupt as exc:
-        return f"corrupt: {exc}"
-    return "" if data in arena.bodies() else f"with {len(data)} bytes that nobody published"
+            try:
+                data = reader.readall()
+            except NotFound:
+                continue  # replaced meanwhile, on a medium that keeps no old version for its readers
+            except Corrupt as exc:
+                return f"corrupt: {exc}"
+        return "" if data in arena.bodies() else f"with {len(data)} bytes that nobody published"
+    return f"replaced in the middle of {_LOOKS} reads, one after the other"
 
 
 def _odd(store: Store, arena: Arena) -> list[Any]:

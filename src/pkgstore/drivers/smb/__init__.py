@@ -40,7 +40,7 @@ def connect(
     ``create``
         make the folder where there is none; a share is never made
     ``timeout``
-        seconds that one request may go without an answer, and setting up a connection may take; at least one
+        seconds that one request may go without an answer, at least one; setting up a connection may take half of it
     ``username``, ``password``
         who the store is to the server, such as ``user``, ``DOMAIN\\\\user`` or ``user@realm``; else what the variables
         ``PKGSTORE_SMB_USERNAME`` and ``PKGSTORE_SMB_PASSWORD`` say, or the files that these with ``_FILE`` at their end

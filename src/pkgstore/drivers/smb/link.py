@@ -95,10 +95,11 @@ class Link:
         self._connection = Connection(uuid.uuid4(), settings.server, settings.port, require_signing=True)
         with self._deadline():
             self._connect(known)
+            granted = self._grow()
         self._socket: socket.socket = self._connection.transport._sock
         seconds = int(settings.timeout)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", seconds, 0))
-        self._permits = threading.BoundedSemaphore(self._grow())
+        self._permits = threading.BoundedSemaphore(granted)
 
     @property
     def alive(self) -> bool:
