@@ -216,7 +216,7 @@ def overwriting(root: str) -> Iterator[Calls]:
     real = os.link
     os.link = link
     try:
-        with crew.in_folder(root, 5) as calls:
+        with crew.in_folder("file", root, 5) as calls:
             yield calls
     finally:
         os.link = real
@@ -224,7 +224,7 @@ def overwriting(root: str) -> Iterator[Calls]:
 
 @pytest.mark.usefixtures("own_workers")
 def test_a_race_that_several_win(root: Path) -> None:
-    assert crew.race(partial(crew.in_folder, str(root), 5)).level == "ok"
+    assert crew.race(partial(crew.in_folder, "file", str(root), 5)).level == "ok"
     found = crew.race(partial(overwriting, str(root)))
     assert found.level == "error"
     assert "24 had more than one winner" in found.says
@@ -237,7 +237,7 @@ def refusing(root: str) -> Iterator[Calls]:
     real = os.fsync
     os.fsync = refuse(errno.EIO)
     try:
-        with crew.in_folder(root, 0) as calls:
+        with crew.in_folder("file", root, 0) as calls:
             yield calls
     finally:
         os.fsync = real

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import random
 import shutil
@@ -21,11 +22,11 @@ from pkgstore import Exists, Full, NotFound, StoreError, Unavailable
 from pkgstore.testing.faults import with_driver
 from pkgstore.testing.processes import Talk, workers
 from pkgstore.testing.races import Arena, Race, race
-from pkgstore.testing.sources import Stream
+from pkgstore.testing.sources import Once, Stream
 from tests.labs import nfs_network as network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pkgstore import Store
 
@@ -213,33 +214,34 @@ def reaped(url: str, staged: Path) -> bool:
 def test_a_staged_file_that_is_reaped_under_its_writer(a: Store, url: str) -> None:
     """As by another client, when a server has forgotten a lock: it is published again, or there is an error."""
     staged = network.at_server(url, ".pkgstore/tmp")
+    reaped = []
 
     def reap() -> None:
         for path in staged.iterdir():
             path.unlink()
+            reaped.append(path)
 
     with pytest.raises(Unavailable):
         a.publish("x/stream", Stream(bytes(3 * MiB), ended=reap))
-    path = Path("/mnt/tmp/body")
-    path.write_bytes(bytes(3 * MiB))
-    thief = threading.Thread(target=reap_once, args=(staged,))
-    thief.start()
-    a.publish("x/file", path)
-    thief.join()
+    assert len(reaped) == 1
+    a.publish("x/file", Told(bytes(3 * MiB), reap))
+    assert len(reaped) == 2
     assert {blob.key: blob.size for blob in a.list()} == {"x/file": 3 * MiB}
     assert list(staged.iterdir()) == []
 
 
-def reap_once(staged: Path) -> None:
-    """Remove the first file that is staged."""
+class Told(io.BytesIO):
+    """A file that says when it has been read to its end for the first time."""
 
-    def remove() -> bool:
-        for path in staged.iterdir():
-            path.unlink(missing_ok=True)
-            return True
-        return False
+    def __init__(self, content: bytes, ended: Callable[[], None]) -> None:
+        super().__init__(content)
+        self._ended = Once(ended)
 
-    network.until(remove, "staging")
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        if not data:
+            self._ended()
+        return data
 
 
 # -- the mount --------------------------------------------------------------------------------------------------------
