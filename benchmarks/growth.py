@@ -67,6 +67,36 @@ def growth(settings: Settings, curves: Curves) -> Iterator[Row]:
             figure=times,
             note=note,
         )
+    yield _usage(settings, curves)
+
+
+def _usage(settings: Settings, curves: Curves) -> Row:
+    """Ask what stores hold that have a quota: the one that has grown, and another of the size that it had at first.
+
+    The quota of the large one is set here, after all that was published there.
+    """
+    verb, smallest, largest = "usage with a quota", settings.growth[0], settings.growth[-1]
+    with workers(large_store(settings).parent, dict.fromkeys(("pkgstore", "pkgstore-quota"), settings.python)) as sides:
+        (large,), (small,) = sides["pkgstore"], sides["pkgstore-quota"]
+        fill([small], 0, smallest // settings.files_per_project, settings.files_per_project)
+        stores = {smallest: small, largest: large}
+        for blobs, worker in stores.items():
+            worker("set_quota", size=1 << 50)
+            assert worker("usage", blobs=blobs, count=1)
+        samples = take_turns(
+            {str(blobs): partial(worker, "usage", blobs=blobs, count=100) for blobs, worker in stores.items()},
+            settings.rounds,
+        )
+    for blobs in stores:
+        curves.add(verb, blobs, samples[str(blobs)].median)
+    return Row(
+        f"{verb}: {smallest:,} → {largest:,} blobs",
+        samples[str(largest)],
+        f"the same at {smallest:,}",
+        samples[str(smallest)],
+        at_most=_FLAT,
+        figure=samples[str(largest)].median / samples[str(smallest)].median,
+    )
 
 
 def large_store(settings: Settings) -> Path:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import tempfile
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import s3
 from growth import fill, large_store
 from measure import Row, take_turns, workers
 from peers import OLD_WATCHDOG, old_watchdog
 from server import gunicorn
 from settings import MIB
+from sides_ours import cached_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from measure import Sample
     from server import Client
@@ -58,6 +61,25 @@ def index_small(settings: Settings) -> Iterator[Row]:
     yield from _index(settings, store, "project-000000", where, "small", (None, None, 3))
 
 
+def index_in_bucket(settings: Settings) -> Iterator[Row]:
+    """The same with a store on S3, whose catalog and cache are warm; the others have their files on the local disk."""
+    files = settings.indexed_in_bucket
+    store = settings.folder / "indexed" / "pkgstore"
+    with workers(store.parent, {"pkgstore": settings.python}) as sides:
+        (worker,) = sides["pkgstore"]
+        fill([worker], 0, files // settings.files_per_project, settings.files_per_project)
+        worker("put", name=_WHEEL, size=MIB)
+    with tempfile.TemporaryDirectory(dir=s3.in_memory()) as folder, s3.endpoint(Path(folder), 0) as url:
+        env = s3.environment(settings, url)
+        with workers(store.parent, dict.fromkeys((s3.OURS, s3.CACHED), settings.python), env=env) as sides:
+            (publisher,), (reader,) = sides[s3.OURS], sides[s3.CACHED]
+            publisher("copy", folder=str(store))
+            reader("warm")
+            cached = cached_url(reader.folder)
+        where = f"a store of {files:,} files on S3, warm"
+        yield from _index(settings, store, "project-000000", where, "s3", (None, 1, 3), cached, env)
+
+
 def _index(
     settings: Settings,
     store: Path,
@@ -65,13 +87,16 @@ def _index(
     where: str,
     slug: str,
     targets: tuple[float | None, float | None, float | None],
+    url: str = "",
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Row]:
+    """Measure our index of ``url``, or else of the folder ``store``, and pypiserver's of links to what that has."""
     page, wheel = f"/simple/{project}/", f"/packages/{_WHEEL}"
-    ours = f"pkgstore.integrations.pypiserver:create_app({f'file://{store}'!r}, '-a', '.', '-P', '.')"
+    ours = f"pkgstore.integrations.pypiserver:create_app({url or f'file://{store}'!r}, '-a', '.', '-P', '.')"
     assert settings.peers is not None
     with contextlib.ExitStack() as stack:
         log = settings.folder / "server-0.log"
-        clients = {"pkgstore": stack.enter_context(gunicorn(settings.python, ours, log, page))}
+        clients = {"pkgstore": stack.enter_context(gunicorn(settings.python, ours, log, page, env=env))}
         for number, (name, backend) in enumerate(_BACKENDS.items(), 1):
             # Each has a folder of its own, of links to the same files: a watcher takes others' reads for changes.
             links = store.with_name(f"links-{number}")

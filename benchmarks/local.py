@@ -12,11 +12,16 @@ from settings import KIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from measure import Sample, Worker
     from settings import Settings
 
 _PROCESSES = 8
+_AT_A_TIME = 25
+_LONG = 200
+_WITH_QUOTA = "pkgstore-quota"
+_NEVER_REACHED = 1 << 50
 _SMALL = 100 * KIB
 _WHEEL = MIB
 _LARGE_WHEEL = 16 * MIB
@@ -126,18 +131,10 @@ def read(settings: Settings) -> Iterator[Row]:
 
 def processes(settings: Settings) -> Iterator[Row]:
     """Publish 100 KiB at a time from 8 processes at once."""
-    count = 25
-
-    def together(group: list[Worker]) -> list[float]:
-        began = time.perf_counter()
-        for worker in group:
-            worker.ask("publish", size=_SMALL, count=count)
-        for worker in group:
-            worker.answer()
-        return [(time.perf_counter() - began) / count / _PROCESSES]
-
     with workers(settings.folder, {"pkgstore": settings.python, "floor": settings.python}, count=_PROCESSES) as sides:
-        samples = take_turns({name: partial(together, group) for name, group in sides.items()}, settings.rounds)
+        samples = take_turns(
+            {name: partial(_together, group, _AT_A_TIME) for name, group in sides.items()}, settings.rounds
+        )
     yield Row(
         f"publish 100 KiB from {_PROCESSES} processes",
         samples["pkgstore"],
@@ -146,6 +143,58 @@ def processes(settings: Settings) -> Iterator[Row]:
         at_least=0.85,
         note="wall time, divided by the number of blobs",
     )
+
+
+def quota(settings: Settings) -> Iterator[Row]:
+    """The same with a quota that is never reached, against pkgstore without one.
+
+    After half a second at rest, each process gives back what it was granted and has not used. That falls on nobody
+    else's turn: with a quota, every turn begins and ends at rest.
+    """
+    with workers(settings.folder, dict.fromkeys(("pkgstore", _WITH_QUOTA), settings.python), count=_PROCESSES) as sides:
+        sides[_WITH_QUOTA][0]("set_quota", size=_NEVER_REACHED)
+        place = sides[_WITH_QUOTA][0].folder
+        for count, rounds in ((_AT_A_TIME, settings.rounds), (_LONG, settings.big_rounds)):
+            before = _ledger_writes(place)
+            samples = take_turns(
+                {
+                    "pkgstore": partial(_together, sides["pkgstore"], count),
+                    _WITH_QUOTA: partial(_until_at_rest, sides[_WITH_QUOTA], count),
+                },
+                rounds,
+            )
+            writes = (_ledger_writes(place) - before) / (rounds + 1)
+            blobs = count * _PROCESSES
+            yield Row(
+                f"publish 100 KiB from {_PROCESSES} processes, {count} each, with a quota",
+                samples[_WITH_QUOTA],
+                "without a quota",
+                samples["pkgstore"],
+                at_least=0.9,
+                note=f"wall time, from rest, when nothing is granted; {blobs:,} blobs take {writes:.0f} writes of the"
+                " ledger, those included, untimed, that give back at the end what was not used",
+            )
+
+
+def _together(group: list[Worker], count: int) -> list[float]:
+    """Return the wall time of publishing ``count`` blobs in each worker at once, divided by the number of blobs."""
+    began = time.perf_counter()
+    for worker in group:
+        worker.ask("publish", size=_SMALL, count=count)
+    for worker in group:
+        worker.answer()
+    return [(time.perf_counter() - began) / count / len(group)]
+
+
+def _until_at_rest(group: list[Worker], count: int) -> list[float]:
+    measured = _together(group, count)
+    group[0]("wait_for_rest")
+    return measured
+
+
+def _ledger_writes(folder: Path) -> int:
+    """Return how often the ledger of a store's quota was written: its newest generation."""
+    return max(int(each.stem) for each in (folder / ".pkgstore/ledger/usage").glob("*.json"))
 
 
 def _share(ours: Worker, floor: Worker, size: int) -> None:

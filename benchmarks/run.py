@@ -35,19 +35,22 @@ _WORK = _HERE / ".work"
 _GROUPS: dict[str, tuple[str, Callable[..., Iterator[Row]]]] = {
     "publish": ("Publish small blobs", local.publish_small),
     "processes": ("Publish from several processes", local.processes),
+    "quota": ("Publish with a quota", local.quota),
     "read": ("Read", local.read),
     "start": ("Start", footprint.start),
     "growth": ("Growth", growth.growth),
     "index-large": ("A large index", index.index_large),
     "index-small": ("A small index", index.index_small),
+    "index-s3": ("An index on S3", index.index_in_bucket),
     "s3-small": ("S3, small blobs", s3.small),
     "s3-large": ("S3, large blobs", s3.large),
     "s3-list": ("S3, listings", s3.listing),
+    "s3-cache": ("S3, cache hits", s3.cache),
     "big": ("Publish large blobs", local.publish_big),
     "memory": ("Memory", footprint.memory),
     "s3-memory": ("S3, memory", s3.memory),
 }
-_NEED_PEERS = {"index-large", "index-small"}
+_NEED_PEERS = {"index-large", "index-small", "index-s3"}
 
 
 def main() -> int:
@@ -70,7 +73,7 @@ def main() -> int:
         facts = report.facts(folder)
         if python is not None:
             facts["peers"] = ", ".join(f"{name} {version}" for name, version in peers.versions(python).items())
-        if any(name.startswith("s3-") for name in names):
+        if any("s3" in name for name in names):
             facts["S3 endpoint"] = s3.ENDPOINT
         curves = growth.Curves()
         rows = {}

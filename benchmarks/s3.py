@@ -8,11 +8,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from measure import Row, Sample, take_turns, workers
+from measure import Row, Sample, duration, take_turns, workers
 from settings import GIB, KIB, MIB
 
 if TYPE_CHECKING:
@@ -32,8 +33,12 @@ _LARGE = 64 * MIB
 _PER_TURN = 100
 _THREADS = 16
 _LISTINGS = 5
+_CACHED_SIZES = {MIB: 20, 16 * MIB: 5}
 
-_OURS, _FLOOR = "s3-pkgstore", "s3-floor"
+OURS, CACHED = "s3-pkgstore", "s3-pkgstore-cached"
+"""Our sides: the second has a cache and a catalog, in its folder."""
+
+_FLOOR = "s3-floor"
 _NAMES = {
     "s3-obstore": "obstore",
     "s3-boto3": "boto3",
@@ -103,16 +108,39 @@ def listing(settings: Settings) -> Iterator[Row]:
     )
 
 
+def cache(settings: Settings) -> Iterator[Row]:
+    """Read through a cache that has the blob, against a plain file: the same one, as how it lies in memory matters."""
+    apart = replace(settings, folder=settings.folder / "cached")
+    with _started(apart, dict.fromkeys((CACHED, "floor"), settings.python)) as started:
+        ours, floor = started[CACHED], started["floor"]
+        for size, count in _CACHED_SIZES.items():
+            ours("read", size=size, count=1)
+            (entry,) = [each for each in (ours.folder / "cache/sha256").glob("*/*") if each.stat().st_size == size]
+            os.link(entry, floor.folder / f"read/{size}.whl")
+            asked = {"stat": partial(ours, "stat_one", size=size, count=count)}
+            for do in ("read", "path"):
+                asked[f"our {do}"] = partial(ours, do, size=size, count=count)
+                asked[f"plain {do}"] = partial(floor, do, size=size, count=count)
+            samples = take_turns(asked, settings.rounds)
+            head = f"of which a HEAD of the endpoint, as `stat`: {duration(samples['stat'].median)}"
+            for do, what, against in (
+                ("read", f"read {size // KIB} KiB, verified", "open + read + SHA-256"),
+                ("path", f"`local_path` + read {size // KIB} KiB", "open + read"),
+            ):
+                mine, plain = samples[f"our {do}"], samples[f"plain {do}"]
+                yield Row(f"S3, cache hit: {what}", mine, f"a plain file: {against}", plain, note=head)
+
+
 def memory(settings: Settings) -> Iterator[Row]:
     """Publish a stream of 1 GiB, or of 5 with ``--full``, and read it; the endpoint keeps it in the run's folder."""
     size = settings.huge_in_bucket
     free = shutil.disk_usage(settings.folder).free
     if free < 2 * size + 2 * GIB:  # the endpoint's copy, and the one that pkgstore makes of a stream to know its digest
         raise OSError(f"{settings.folder} has {free / GIB:.1f} GiB free: this needs {2 * size / GIB + 2:.1f}")
-    with _endpoint(settings.folder, 0) as url:
+    with endpoint(settings.folder, 0) as url:
         for do, what, arguments in (("peak_of_publish", "publish", {"size": size}), ("peak_of_read", "read", {})):
-            with workers(settings.folder, {_OURS: settings.python}, env=_environment(settings, url)) as sides:
-                peak = Sample(sides[_OURS][0](do, **arguments))
+            with workers(settings.folder, {OURS: settings.python}, env=environment(settings, url)) as sides:
+                peak = Sample(sides[OURS][0](do, **arguments))
             yield Row(
                 f"S3: peak memory above idle: {what} {size / GIB:.3g} GiB",
                 peak,
@@ -132,15 +160,15 @@ def _rows(
     of_floor: str = "signed by hand, one socket; only the digest is computed",
 ) -> Iterator[Row]:
     for name, sample in samples.items():
-        if name == _OURS:
+        if name == OURS:
             continue
         against = "smallest program" if name == _FLOOR else _NAMES[name]
         remark = of_floor if name == _FLOOR else note
-        yield Row(what, samples[_OURS], against, sample, at_least=targets.get(name), note=remark, plot=plot)
+        yield Row(what, samples[OURS], against, sample, at_least=targets.get(name), note=remark, plot=plot)
 
 
 def _sides(settings: Settings, *others: str) -> dict[str, str]:
-    sides = {_OURS: settings.python}
+    sides = {OURS: settings.python}
     for name in others:
         if name == _FLOOR:
             sides[name] = settings.python
@@ -153,14 +181,14 @@ def _sides(settings: Settings, *others: str) -> dict[str, str]:
 def _started(settings: Settings, sides: Mapping[str, str], listed: int = 0) -> Iterator[dict[str, Worker]]:
     """Start an endpoint that keeps everything in memory, and a worker for each side."""
     with (
-        tempfile.TemporaryDirectory(dir=_in_memory()) as folder,
-        _endpoint(Path(folder), listed) as url,
-        workers(settings.folder, sides, env=_environment(settings, url)) as started,
+        tempfile.TemporaryDirectory(dir=in_memory()) as folder,
+        endpoint(Path(folder), listed) as url,
+        workers(settings.folder, sides, env=environment(settings, url)) as started,
     ):
         yield {name: worker for name, (worker,) in started.items()}
 
 
-def _environment(settings: Settings, url: str) -> dict[str, str]:
+def environment(settings: Settings, url: str) -> dict[str, str]:
     """Return what AWS's tools need to find the endpoint, and nothing of this machine's own."""
     return {
         "AWS_ENDPOINT_URL": url,
@@ -173,12 +201,12 @@ def _environment(settings: Settings, url: str) -> dict[str, str]:
     }
 
 
-def _in_memory() -> str | None:
+def in_memory() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 @contextlib.contextmanager
-def _endpoint(folder: Path, listed: int) -> Iterator[str]:
+def endpoint(folder: Path, listed: int) -> Iterator[str]:
     """Serve S3 until the block ends; yield the endpoint's URL."""
     command = [sys.executable, str(_ENDPOINT), str(folder), str(listed)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

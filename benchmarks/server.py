@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 _READY_WITHIN = 60.0
@@ -71,10 +71,13 @@ class Client:
 
 
 @contextlib.contextmanager
-def gunicorn(python: str, app: str, log: Path, ready: str, path: Path | None = None) -> Iterator[Client]:
+def gunicorn(
+    python: str, app: str, log: Path, ready: str, path: Path | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[Client]:
     """Serve an app from one process with four threads until the block ends.
 
-    ``ready`` is a page that it has, and ``path`` a folder of modules that go before those of its environment.
+    ``ready`` is a page that it has, and ``path`` a folder of modules that go before those of its environment, to which
+    ``env`` is added.
 
     Raises RuntimeError when it does not come up.
     """
@@ -83,9 +86,11 @@ def gunicorn(python: str, app: str, log: Path, ready: str, path: Path | None = N
         port = probe.getsockname()[1]
     options = ["--workers", "1", "--threads", "4", "--keep-alive", "60", "--timeout", "600", "--log-level", "warning"]
     command = [python, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", *options, app]
-    env = {**os.environ, "HOME": str(log.parent), **({"PYTHONPATH": str(path)} if path else {})}
+    own = {"HOME": str(log.parent), **({"PYTHONPATH": str(path)} if path else {})}
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={**os.environ, **own, **(env or {})}
+        )
     client = Client(port)
     try:
         _wait(process, client, ready, log)

@@ -30,6 +30,8 @@ class Settings:
     seconds_per_server: float = 6.0
     listed: int = 100_000
     """Objects in the bucket that is listed."""
+    indexed_in_bucket: int = 10_000
+    """Files of the index on S3, a multiple of ``files_per_project``."""
 
     @property
     def python(self) -> str:
@@ -44,6 +46,7 @@ QUICK = {
     "huge": 256 * MIB,
     "huge_in_bucket": 256 * MIB,
     "listed": 20_000,
+    "indexed_in_bucket": 100,
     "growth": (500, 1_000, 2_000),
     "seconds_per_server": 1.0,
 }

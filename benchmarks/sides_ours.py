@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from urllib.parse import urlencode
 
+from measure import timed
 from sides import MIB, Side
 from sides_s3 import BUCKET, InBucket
+
+_REST_WITHIN = 10.0
 
 
 class Ours(Side):
@@ -45,6 +49,29 @@ class Ours(Side):
                 file.read()
             times.append(time.perf_counter() - began)
         return times
+
+    # -- quota --------------------------------------------------------------------------------------------------------
+
+    def do_set_quota(self, size: int) -> list[float]:
+        self.store.set_quota(size)
+        return []
+
+    def do_usage(self, blobs: int, count: int) -> list[float]:
+        times = []
+        for _ in range(count):
+            began = time.perf_counter()
+            usage = self.store.usage()
+            times.append(time.perf_counter() - began)
+            assert usage.blobs == blobs, f"{usage.blobs} blobs counted, not {blobs}"
+        return times
+
+    def do_wait_for_rest(self) -> list[float]:
+        """Return when no publisher has anything in hand of the quota."""
+        deadline = time.monotonic() + _REST_WITHIN
+        while self.store.usage().reserved:
+            assert time.monotonic() < deadline, f"bytes are in hand after {_REST_WITHIN:.0f} s of rest"
+            time.sleep(0.05)
+        return []
 
     # -- growth -------------------------------------------------------------------------------------------------------
 
@@ -98,14 +125,45 @@ class Ours(Side):
 class OursInBucket(InBucket, Ours):
     """pkgstore in a bucket."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, f"s3://{BUCKET}")
+    def __init__(self, folder: Path, url: str = f"s3://{BUCKET}") -> None:
+        super().__init__(folder, url)
 
     def drop(self, name: str) -> None:
         self.store.delete(name)
 
     def list(self, prefix: str) -> int:
         return sum(1 for _ in self.store.list(prefix))
+
+    def do_stat_one(self, size: int, count: int) -> list[float]:
+        name = self._there(size)
+        return [timed(lambda: self.store.stat(name)) for _ in range(count)]
+
+    def do_copy(self, folder: str) -> list[float]:
+        """Publish all that the store in a folder has."""
+        import pkgstore
+
+        with pkgstore.open(folder) as source:
+            for blob in source.list():
+                self.store.publish(blob.key, source.local_path(blob.key))
+        return []
+
+
+class CachedInBucket(OursInBucket):
+    """The same with a cache and a catalog, which lie in the side's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, cached_url(folder))
+
+    def do_warm(self) -> list[float]:
+        """Have the catalog know every blob."""
+        assert self.store.warm(), "there was nothing to learn"
+        return []
+
+
+def cached_url(folder: Path) -> str:
+    """Return the URL of the bucket, with the cache and the catalog that lie in a folder."""
+    place = folder.resolve()
+    return f"s3://{BUCKET}?{urlencode({'cache': place / 'cache', 'catalog': place / 'catalog.sqlite'})}"
 
 
 class Zeros:

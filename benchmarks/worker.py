@@ -33,7 +33,7 @@ _PEERS = {
 
 
 def _side(name: str, folder: Path) -> Side:
-    if name == "pkgstore":
+    if name in ("pkgstore", "pkgstore-quota"):
         from sides_ours import Ours
 
         return Ours(folder)
@@ -41,6 +41,10 @@ def _side(name: str, folder: Path) -> Side:
         from sides_ours import OursInBucket
 
         return OursInBucket(folder)
+    if name == "s3-pkgstore-cached":
+        from sides_ours import CachedInBucket
+
+        return CachedInBucket(folder)
     return Floor(folder) if name == "floor" else _PEERS[name](folder)
 
 

@@ -37,7 +37,22 @@ def test_version_and_help() -> None:
     assert run("--version").stdout == f"pkgstore {pkgstore.__version__}\n"
     shown = run("--help")
     assert shown.returncode == 0
-    commands = ("init", "put", "get", "ls", "stat", "rm", "usage", "probe", "leftovers", "doctor", "serve", "demo")
+    commands = (
+        "init",
+        "put",
+        "get",
+        "ls",
+        "stat",
+        "rm",
+        "usage",
+        "quota",
+        "warm",
+        "probe",
+        "leftovers",
+        "doctor",
+        "serve",
+        "demo",
+    )
     for command in commands:
         assert f"\n  {command} " in shown.stdout
         assert run(command, "--help").stdout.startswith(f"Usage: pkgstore {command} ")
@@ -338,7 +353,25 @@ def test_usage(root: Path) -> None:
     assert run("usage", root).stdout == "1 blob, 7 bytes\n"
     (root / "by-hand").write_bytes(bytes(2000))
     assert run("usage", root).stdout == "2 blobs, 2,007 bytes\n"
-    assert json.loads(run("usage", root, "--json").stdout) == {"blobs": 2, "bytes": 2007}
+    without = {"reserved": 0, "limit": None, "blob_limit": None, "available": None}
+    assert json.loads(run("usage", root, "--json").stdout) == {"blobs": 2, "bytes": 2007, **without}
+
+
+def test_quota(root: Path) -> None:
+    assert "nothing is set" in complaint(run("quota", root), 2)
+    assert "is no number of blobs" in complaint(run("quota", root, "--blobs", "-1"), 2)
+    assert run("quota", root, "--bytes", "1Ki").stdout == f"{root.as_uri()} may hold 1,024 bytes; 7 bytes are there.\n"
+    assert run("quota", root, "--blobs", "1").stdout.endswith("may hold 1,024 bytes and 1 blobs; 7 bytes are there.\n")
+    assert run("usage", root).stdout == "1 blob, 7 bytes of 1,024; 0 reserved, 1,017 available; 1 blob at most\n"
+    assert "its limit is 1024 bytes and 1 blobs, used are 7" in complaint(run("put", root, "b", "-", input="1"), 6)
+    assert run("quota", root, "--blobs", "none", "--bytes", "none").stdout.endswith(
+        "whatever is published; 7 bytes are there.\n"
+    )
+    run("put", root, "b", "-", input="1")
+    (root / "by-hand").write_bytes(b"12")
+    assert json.loads(run("usage", root, "--json", "--recount").stdout)["bytes"] == 10
+    assert run("quota", root, "--scope", "t/", "--bytes", "0").stdout.startswith(f"{root.as_uri()}/t/ may hold 0 bytes")
+    assert run("usage", root, "--scope", "t/").stdout == "0 blobs, 0 bytes of 0; 0 reserved, 0 available\n"
 
 
 @pytest.mark.parametrize("command", [["ls"], ["get", KEY, "-"], ["stat", KEY], ["usage"], ["rm", KEY]])

@@ -57,7 +57,13 @@ def test_urls_that_cannot_work(url: str) -> None:
     ("options", "message"),
     [
         ({"raedonly": True}, "there is no option 'raedonly' here: did you mean 'readonly'?"),
-        ({"colour": "red"}, "there is no option 'colour' here: known are create, probe, readonly, timeout"),
+        (
+            {"colour": "red"},
+            (
+                "there is no option 'colour' here: known are cache, cache_negative, cache_size, catalog, create, probe,"
+                " readonly, timeout"
+            ),
+        ),
         ({"readonly": "perhaps"}, "neither true nor false"),
         ({"timeout": "soon"}, "not a number of seconds"),
         ({"timeout": -1}, "not a number of seconds"),

@@ -37,6 +37,12 @@ with pkgstore.open("file:///srv/packages", readonly=True, timeout=5) as store:
     assert_type(store.url("a", expires=60), str)
     assert_type(store.scope("tenant/"), Store)
     assert_type(store.delete("a"), None)
+    assert_type(store.set_quota("10Gi", blobs=1000), None)
+    assert_type(store.usage(recount=True).available, int | None)
+    assert_type(store.get_or_publish("a", lambda: b"1"), Blob)
+    assert_type(store.warm(), int)
+
+pkgstore.open("s3://bucket/pypi", cache="/var/cache/pkgstore", cache_size="20Gi", catalog="/var/cache/pkgstore.sqlite")
 
 pkgstore.open(Path("packages"))
 

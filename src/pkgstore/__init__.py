@@ -1,5 +1,6 @@
 """Storage for package indexes: one API over many media, with atomic write-once publish."""
 
+from pkgstore.accounts import Usage
 from pkgstore.driver import Blob, Driver
 from pkgstore.errors import (
     Corrupt,
@@ -17,7 +18,7 @@ from pkgstore.errors import (
 )
 from pkgstore.opening import open_store as open
 from pkgstore.reading import Reader
-from pkgstore.store import Store, Usage
+from pkgstore.store import Store
 
 __version__ = "0.1.0"
 

@@ -14,7 +14,7 @@ from pkgstore.hashing import CHUNK, HashedBody
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from pkgstore.hashing import Source
+    from pkgstore.hashing import Source, Watch
 
     class Readable(Protocol):
         """A binary file, or whatever else has its ``read``."""
@@ -30,7 +30,7 @@ class PublishBody:
     """A caller's body, to be read once for every attempt. A context manager: it closes what it opened itself.
 
     ``size`` is its length in bytes, or None for a stream that cannot tell; ``replayable`` says whether `attempt` can be
-    called again.
+    called again; ``watch`` is told how far each attempt has come.
     """
 
     def __init__(self, key: str, body: BodyLike, size: int | None, expected: Mapping[str, str | None]) -> None:
@@ -45,6 +45,7 @@ class PublishBody:
         self._used = False
         self._last: HashedBody | None = None
         self._spooled: Mapping[str, str] = {}
+        self.watch: Watch | None = None
         self.size = size
         self.replayable = True
         if isinstance(body, os.PathLike):
@@ -80,8 +81,8 @@ class PublishBody:
         if self.size is None:
             self.size = size
 
-    def attempt(self) -> HashedBody:
-        """Return the body from its start, for one attempt to put it."""
+    def attempt(self, *, ahead: bool = False) -> HashedBody:
+        """Return the body from its start, for one attempt to put it; or to read it ``ahead``."""
         source: Source
         if self._view is not None:
             source = _Bytes(self._view)
@@ -91,7 +92,7 @@ class PublishBody:
                 self._file.seek(self._start)
             self._used = True
             source = self._file
-        self._last = HashedBody(self._key, source, self.size, self._expected)
+        self._last = HashedBody(self._key, source, self.size, self._expected, self.watch, ahead=ahead)
         return self._last
 
     @property
@@ -114,7 +115,7 @@ class PublishBody:
         self._expected = {**dict.fromkeys(also), **asked}
         copy = None if self.replayable else tempfile.SpooledTemporaryFile(_SPOOL_IN_MEMORY)  # noqa: SIM115
         try:
-            with self.attempt() as body:
+            with self.attempt(ahead=True) as body:
                 while data := body.read():
                     if copy:
                         copy.write(data)

@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import time
+from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from pkgstore import keys
@@ -14,7 +15,7 @@ from pkgstore.errors import Denied, Exists, Full, InvalidKey, NotFound, StoreErr
 from pkgstore.hashing import HashedBody, SourceFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pkgstore.bodies import PublishBody
     from pkgstore.driver import Blob, Driver
@@ -26,6 +27,7 @@ _log = logging.getLogger("pkgstore")
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 2.0
 _SILENT_FOR = 3.0
+_LISTED_AT_ONCE = 256
 
 _REMEDIES: dict[type[StoreError], str] = {
     Denied: "check the owner and mode of the files, the user this runs as, and whether the medium is read-only",
@@ -117,6 +119,34 @@ class Calls:
             if isinstance(exc, SourceFailed):
                 raise exc.error from None
             raise
+
+    def scan(self, prefix: str) -> Iterator[Sequence[Blob]]:
+        """Yield what the driver lists below a prefix, some at a time: each once, also when a scan fails in between."""
+        last, seen, size = "", "", 1
+        scan: Iterator[Blob] | None = None
+
+        def following() -> list[Blob]:
+            """Return what follows ``last``. A scan that failed begins anew, and what it repeats is of the same call."""
+            nonlocal scan, seen
+            if scan is None:
+                scan, seen = self.driver.scan(prefix), ""
+            try:
+                while blobs := list(islice(scan, size)):
+                    for blob in blobs:
+                        if blob.key <= seen:
+                            raise AssertionError(f"the {self.driver.scheme} driver lists {blob.key!r} after {seen!r}")
+                        seen = blob.key
+                    if seen > last:
+                        return [blob for blob in blobs if blob.key > last]
+            except Exception:
+                scan = None
+                raise
+            return []
+
+        while blobs := self.call("list", prefix, following):
+            size = min(2 * size, _LISTED_AT_ONCE)
+            last = blobs[-1].key
+            yield blobs
 
     def _finish(self, body: HashedBody, key: str) -> None:
         """Judge a body that its driver did not read, because an earlier attempt had won."""

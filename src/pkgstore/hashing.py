@@ -88,6 +88,16 @@ class SourceFailed(Exception):
         self.error = error
 
 
+class Watch(Protocol):
+    """Who follows a body on its way; what it raises comes through, and nothing becomes visible."""
+
+    def reading(self, count: int) -> None:
+        """Take notice that ``count`` bytes have been read."""
+
+    def finishing(self, count: int) -> None:
+        """Return when the body, of ``count`` bytes, may become visible."""
+
+
 class HashedBody:
     """The `pkgstore.driver.Body` of one attempt to put ``key``.
 
@@ -95,8 +105,19 @@ class HashedBody:
     driver does with the bytes. At most a few chunks are in memory. A context manager, which ends that thread.
     """
 
-    def __init__(self, key: str, source: Source, size: int | None, expected: Mapping[str, str | None]) -> None:
+    def __init__(
+        self,
+        key: str,
+        source: Source,
+        size: int | None,
+        expected: Mapping[str, str | None],
+        watch: Watch | None = None,
+        *,
+        ahead: bool = False,
+    ) -> None:
         self.count = 0  # bytes read so far
+        self._watch = watch
+        self._ahead = ahead
         self.digests: dict[str, str] = {}
         self._key = key
         self._source = source
@@ -121,6 +142,8 @@ class HashedBody:
                 f"the body of {shown(self._key)} is longer than the {self._size} bytes declared; nothing was published",
                 key=self._key,
             )
+        if self._watch:
+            self._watch.reading(self.count)
         if not data:
             self._ended = size != 0
         elif self._worker:
@@ -147,11 +170,14 @@ class HashedBody:
                     " nothing was published: send it again",
                     key=self._key,
                 )
+        if self._watch and not self._ahead:
+            self._watch.finishing(self.count)
         self.digests = digests
         return digests
 
     def drain(self) -> None:
         """Read what is left and finish, so that a body which was refused early can be compared with what is there."""
+        self._watch = None
         while self.read():
             pass
         self.finish()

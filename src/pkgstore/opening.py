@@ -7,12 +7,14 @@ import json
 import logging
 import re
 import uuid
+from functools import partial
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote as quote_path
 
 from pkgstore import config, keys, registry
 from pkgstore.bodies import PublishBody
+from pkgstore.cache.absent import Absent
 from pkgstore.calls import Calls
 from pkgstore.driver import Probed
 from pkgstore.errors import Denied, Exists, Misconfigured, NotFound, Unsupported
@@ -21,6 +23,10 @@ from pkgstore.store import Store
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
+
+    from pkgstore.cache.folder import Cache
+    from pkgstore.catalog import Catalog
 
 _log = logging.getLogger("pkgstore")
 
@@ -28,7 +34,7 @@ _IDENTITY = f"{keys.CONTROL}/store.json"
 _FORMAT = 1
 _PLAIN = "/!$&'()*+,;:=@~"
 _PROBED = "probed"
-_OPTIONS = {"create", "probe", "readonly", "timeout"}
+_OPTIONS = {"cache", "cache_negative", "cache_size", "catalog", "create", "probe", "readonly", "timeout"}
 
 
 def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
@@ -45,6 +51,14 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
         find out again, by trial, what the medium keeps to, where that is remembered (default: no)
     ``timeout``
         how long one call goes on trying a medium that does not answer, in seconds (default: 60)
+    ``cache``
+        a folder of this host that keeps what is read (default: none)
+    ``cache_size``
+        how many bytes it holds at most, such as ``20Gi`` (default: 10Gi)
+    ``cache_negative``
+        for how long this process may take a blob for absent that once was, in seconds (default: 0)
+    ``catalog``
+        a file of this host that keeps the digests of blobs for listings that cannot tell them (default: none)
 
     Raises `Misconfigured` for a URL or option that cannot work, `NotFound` when there is no store and ``create`` is
     off, and `Denied`, `Unavailable` or `Unsupported` as the medium has it.
@@ -59,6 +73,9 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
     create = config.boolean("create", options.pop("create", unasked)) and not readonly
     probe = config.boolean("probe", options.pop("probe", False))
     timeout = config.seconds("timeout", options.pop("timeout", 60))
+    absent = Absent(config.seconds("cache_negative", options.pop("cache_negative", 0)))
+    make_cache = _cache(options)
+    make_catalog = _catalog(options)
     who, at, place = parts.netloc.rpartition("@")
     shown = f"{parts.scheme}://{'**redacted**' if who else ''}{at}{place}{quote_path(parts.path, safe=_PLAIN)}"
     if "timeout" in registry.own_options(connect):
@@ -69,10 +86,40 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
         identity = _identify(calls, create=create)
         if isinstance(driver, Probed):
             _remember(calls, driver, identity, readonly=readonly, again=probe)
-        return Store(calls, identity=identity["id"], readonly=readonly, probed=identity.get(_PROBED))
+        return Store(
+            calls,
+            identity=identity["id"],
+            readonly=readonly,
+            probed=identity.get(_PROBED),
+            cache=make_cache(),
+            absent=absent,
+            catalog=make_catalog(calls, identity["id"]),
+        )
     except BaseException:
         driver.close()
         raise
+
+
+def _cache(options: dict[str, Any]) -> Callable[[], Cache | None]:
+    """Take the cache's options out of ``options``; return what makes it, once the store is known to be there."""
+    path, size = options.pop("cache", None), options.pop("cache_size", None)
+    if path is None:
+        if size is not None:
+            raise Misconfigured("the option cache_size is given without a cache: name its folder with cache=")
+        return lambda: None
+    from pkgstore.cache.folder import Cache, folder_of
+
+    return partial(Cache, folder_of(path), config.size("cache_size", "10Gi" if size is None else size))
+
+
+def _catalog(options: dict[str, Any]) -> Callable[[Calls, str], Catalog | None]:
+    """Take the catalog's option out of ``options``; return what makes it for a store, given its calls and its id."""
+    path = options.pop("catalog", None)
+    if path is None:
+        return lambda _calls, _identity: None
+    from pkgstore.catalog import file_of, opened
+
+    return partial(opened, file_of(path))
 
 
 def _identify(calls: Calls, *, create: bool) -> dict[str, Any]:

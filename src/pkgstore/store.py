@@ -3,41 +3,37 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from dataclasses import replace as copy_with
-from functools import partial
-from itertools import islice
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
-from pkgstore import keys
+from pkgstore import config, keys
+from pkgstore.accounts import Usage
 from pkgstore.bodies import PublishBody
+from pkgstore.cache.absent import Absent
+from pkgstore.cache.reading import CachedReader, Entry
 from pkgstore.driver import Blob, HasLeftovers, Leftover, RecordsDigests, SignedURL
-from pkgstore.errors import Denied, Exists, InvalidKey, NotFound, StoreError, Unsupported
+from pkgstore.errors import Denied, Exists, InvalidKey, Misconfigured, NotFound, StoreError, Unsupported
 from pkgstore.hashing import CHUNK, Hasher, wanted
+from pkgstore.lease import Leases, Patience, alone, lease_seconds
+from pkgstore.quota import Quota
 from pkgstore.reading import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pkgstore.bodies import BodyLike
+    from pkgstore.cache.folder import Cache
     from pkgstore.calls import Calls
+    from pkgstore.catalog import Catalog
     from pkgstore.driver import Driver
 
 _log = logging.getLogger("pkgstore")
 
-_LISTED_AT_ONCE = 256
 _READS = 4
 _NO_VERSION = ""
 _CONTROL_PREFIX = f"{keys.CONTROL}/"
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a store holds: ``blobs``, their number, and ``bytes``, the sum of their sizes."""
-
-    blobs: int
-    bytes: int
 
 
 class Store:
@@ -58,10 +54,18 @@ class Store:
         prefix: str = "",
         readonly: bool = False,
         probed: Mapping[str, Any] | None = None,
+        cache: Cache | None = None,
+        absent: Absent | None = None,
+        catalog: Catalog | None = None,
+        quota: Quota | None = None,
     ) -> None:
         self._calls = calls
         self._prefix = prefix
         self._left_out: set[str] = set()
+        self._cache = cache
+        self._absent = absent or Absent(0)
+        self._catalog = catalog
+        self._quota = quota or Quota(calls)
         self.id = identity
         self.readonly = readonly
         self.probed = probed or {}
@@ -102,7 +106,8 @@ class Store:
         path = self._path(key)
         with PublishBody(key, body, size, wanted(digests)) as source:
             try:
-                return self._seen(self._calls.put(path, key, source, exclusive=not replace))
+                with self._absent.changing(path):
+                    return self._seen(self._quota.publish(path, key, source, replace=replace))
             except Exists as exc:
                 raise self._exists(key, source) from exc
 
@@ -113,12 +118,99 @@ class Store:
         """
         self._check_writable("delete", key)
         path = self._path(key)
-        try:
-            tag = self._calls.call("delete", key, lambda: self.driver.stat(path)).tag
-        except NotFound:
-            tag = _NO_VERSION
-        # Bound to the version seen, so that a second attempt after a lost reply cannot take a newer one.
-        self._calls.call("delete", key, lambda: self.driver.delete(path, tag=tag), changes=True)
+
+        def delete() -> Blob | None:
+            try:
+                found = self._calls.call("delete", key, lambda: self.driver.stat(path))
+            except NotFound:
+                found = None
+            tag = found.tag if found else _NO_VERSION
+            # Bound to the version seen, so that a second attempt after a lost reply cannot take a newer one.
+            self._calls.call("delete", key, lambda: self.driver.delete(path, tag=tag), changes=True)
+            return found
+
+        self._quota.delete(path, delete)
+        if self._catalog is not None:
+            self._catalog.forget(path)
+
+    # -- producing once -----------------------------------------------------------------------------------------------
+
+    def get_or_publish(
+        self,
+        key: str,
+        produce: Callable[[], BodyLike],
+        *,
+        digests: Mapping[str, str | None] | None = None,
+        lease: float = 30.0,
+        wait: float | None = None,
+    ) -> Blob:
+        """Return what is at ``key``; where nothing is, publish what ``produce()`` returns, and return that.
+
+        Of all who ask for an absent key, in any threads, processes and hosts, one calls ``produce``, and the others
+        wait until its blob is there. ``produce`` returns a body as `publish` takes it, with ``digests``, and a body
+        that has a ``close()`` is closed. What it raises comes through to its own caller; of the others, one tries next.
+
+        A producer that dies or freezes is replaced once nothing has been heard of it for ``lease`` seconds. After that,
+        or when the medium was out of reach for so long, two may produce one key; both return what one has published.
+
+        ``wait`` is for how many seconds this may wait for other producers, and None for as long as they are at it.
+        Raises `LockTimeout` when that is over, `Denied` when the key is absent and the store open for reading only,
+        RuntimeError when ``produce`` asks for its own key, and what `stat` and `publish` raise, but for `NotFound` and
+        `Exists`.
+        """
+        path = self._path(key)
+        lease = lease_seconds(lease)
+        patience = Patience(key, self.where, wait)
+        while True:
+            blob = self._found(key)
+            if blob is None:
+                self._check_writable("publish", key)
+                with alone((self.id, self._calls.where, path), patience) as is_mine:
+                    if is_mine:
+                        blob = self._produced(key, produce, digests, lease, patience)
+            if blob is not None:
+                return blob
+
+    def _produced(
+        self,
+        key: str,
+        produce: Callable[[], BodyLike],
+        digests: Mapping[str, str | None] | None,
+        lease: float,
+        patience: Patience,
+    ) -> Blob | None:
+        """Produce a blob, or wait for who does; None when it was published by another, and deleted again."""
+        while not (held := self._leases.take(self._path(key), lease)):
+            patience.pause()
+            blob = self._found(key)
+            if blob is not None:
+                return blob
+        with held:
+            blob = self._found(key)  # who held the lease before may have published it since we looked
+            if blob is not None:
+                return blob
+            body = produce()
+            try:
+                return self.publish(key, body, digests=digests)
+            except Exists as exc:
+                return exc.blob
+            finally:
+                close = getattr(body, "close", None)
+                if close is not None:
+                    close()
+
+    def _found(self, key: str) -> Blob | None:
+        """Return what is at ``key``, and not what was remembered of it. That it was absent is forgotten."""
+        path = self._path(key)
+        with self._absent.changing(path):
+            try:
+                return self._seen(self._calls.call("stat", key, lambda: self.driver.stat(path)))
+            except NotFound:
+                return None
+
+    @cached_property
+    def _leases(self) -> Leases:
+        return Leases(self._calls)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -129,25 +221,12 @@ class Store:
         digest, unless ``verify`` is off or the medium has no digest of the blob (see `adopt`). Raises `NotFound`.
         """
         path = self._path(key)
-        blob, stream = self._calls.call("open", key, lambda: self.driver.open(path))
-
-        def reopen(start: int) -> BinaryIO:
-            try:
-                return self._calls.call("read", key, lambda: self.driver.open(path, start, tag=blob.tag))[1]
-            except NotFound as exc:
-                raise NotFound(
-                    f"{keys.shown(key)} in {self.where} was replaced or deleted while it was read: open it again",
-                    key=key,
-                ) from exc
-
-        return Reader(
-            self._seen(blob),
-            stream,
-            reopen,
-            lambda exc: self._calls.translated("read", key, exc),
-            blob.digests.get("sha256") if verify else None,
-            f"{keys.shown(key)} in {self.where}",
-        )
+        if self._cache is not None:
+            blob, entry = self._cached(path, key, self._cache)
+            if entry is not None:
+                return self._reader(path, key, blob, entry, verify=verify)
+        blob, stream = self._absent.look(path, lambda: self._calls.call("open", key, lambda: self.driver.open(path)))
+        return self._reader(path, key, blob, stream, verify=verify)
 
     def read(self, key: str) -> bytes:
         """Return the bytes of a blob, verified. Raises as `open` does, and `Corrupt`."""
@@ -163,18 +242,40 @@ class Store:
     def stat(self, key: str) -> Blob:
         """Return what is at ``key``, without reading it. Raises `NotFound`."""
         path = self._path(key)
-        return self._seen(self._calls.call("stat", key, lambda: self.driver.stat(path)))
+        return self._seen(self._look(path, key))
 
     def list(self, prefix: str = "") -> Iterator[Blob]:
         """Yield the blobs whose keys start with ``prefix`` (empty, or ending with `/`), sorted by key.
 
         Files that others put on the medium under names outside the key grammar are left out, with a warning each in
-        the log.
+        the log. Digests that the medium's listing does not tell are those that the catalog knows of this very version.
         """
         return self._listed(self._prefix + keys.check_prefix(prefix))
 
-    def usage(self) -> Usage:
-        """Count the blobs and their bytes, by listing them all."""
+    def usage(self, *, recount: bool = False) -> Usage:
+        """Return what the store holds: where it has a quota, as its ledger says; else by listing all blobs.
+
+        With ``recount``, the blobs are counted, and the ledger is set right where it differs: what dead publishers had
+        in hand is no longer reserved, and files that others put on the medium are counted. Publishers wait meanwhile.
+        """
+        if recount:
+            self._check_writable("recount", self._prefix)
+            if self._quota.is_on():
+                self._quota.recount()
+        return self._quota.usage(self._prefix) or self._counted()
+
+    def set_quota(self, bytes: int | str | None = None, *, blobs: int | None = None) -> None:  # noqa: A002
+        """Let the store, or this scope of it, hold no more than so many bytes and blobs; None for no limit.
+
+        It is kept in the store, and holds for all who publish there. ``bytes`` may be a size such as ``500M`` or
+        ``1Gi``. The first time, all blobs are counted. A limit below what is there already lets nothing more in.
+        """
+        self._check_writable("set the quota of", self._prefix)
+        if blobs is not None and (type(blobs) is not int or blobs < 0):
+            raise Misconfigured(f"the quota blobs={blobs!r} is no number of blobs")
+        self._quota.set_limits(self._prefix, None if bytes is None else config.size("bytes", bytes), blobs)
+
+    def _counted(self) -> Usage:
         blobs = size = 0
         for blob in self.list():
             blobs += 1
@@ -194,19 +295,25 @@ class Store:
             while chunk := reader.read(CHUNK):
                 hasher.update(chunk)
         digests = hasher.digests()
+        found = copy_with(reader.blob, key=self._path(key))
         if isinstance(self.driver, RecordsDigests) and not self.readonly:
-            found = copy_with(reader.blob, key=self._path(key))
             recorder = self.driver
             self._calls.call("adopt", key, lambda: recorder.record_digests(found, digests))
-        return copy_with(reader.blob, digests=digests)
+        return self._seen(copy_with(found, digests=digests))
 
     def local_path(self, key: str) -> Path:
         """Return the path of the blob's own file on this host, to be read and not written.
 
-        Raises `NotFound`, and `Unsupported` where the medium has no such files.
+        Where the medium has no such files, that of its entry in the cache, which goes when it has long not been used.
+        Raises `NotFound`, and `Unsupported` where there is neither.
         """
         path = self._path(key)
         locate = self._calls.local_path
+        if locate is None and self._cache is not None:
+            blob, entry = self._cached(path, key, self._cache)
+            if entry is not None:
+                entry.close()
+                return self._cache.path(blob)
         if locate is None:
             raise Unsupported(f"{self.where} keeps no files on this host: read {keys.shown(key)} with open()", key=key)
         return self._calls.call("find", key, lambda: locate(path))
@@ -224,6 +331,48 @@ class Store:
         return self._calls.call("sign a URL for", key, lambda: driver.signed_url(path, expires))
 
     # -- upkeep -------------------------------------------------------------------------------------------------------
+
+    def warm(
+        self,
+        prefix: str = "",
+        *,
+        jobs: int = 16,
+        share: bool = False,
+        progress: Callable[[Blob], object] | None = None,
+    ) -> int:
+        """Have the catalog know the digests of all blobs below ``prefix``; return how many it did not know.
+
+        The medium is asked for those, ``jobs`` of them at a time; what has no digests there is read. What was learnt
+        is kept at once, so that a run that was cut short goes on where it was. What the catalog knows of blobs that are
+        gone is dropped. ``progress`` is called with each blob, in this thread.
+
+        With ``share``, a copy of the catalog is kept in the store, with which others begin that have none.
+
+        Raises `Misconfigured` for a store that was opened without a catalog, `Unavailable` when the catalog cannot be
+        written, what `stat` and `open` raise but for `NotFound`, and with ``share`` what `publish` raises.
+        """
+        catalog = self._catalog
+        if catalog is None:
+            raise Misconfigured(f"{self.where} was opened without a catalog: name its file with catalog=")
+        from pkgstore.catalog import sharing, warming
+
+        if share:
+            self._check_writable("share the catalog of", self._prefix)
+            if self._prefix:
+                raise Unsupported(f"{self.where} is a part of a store, whose whole catalog is shared: ask the store")
+        path = self._prefix + keys.check_prefix(prefix)
+
+        def ask(blob: Blob) -> Blob:
+            return self.adopt(blob.key[len(self._prefix) :])
+
+        asked = 0
+        for blob, was_unknown in warming.warmed(catalog, self._pages(path), path, ask, jobs):
+            asked += was_unknown
+            if progress is not None:
+                progress(self._named(blob))
+        if share:
+            sharing.share(catalog, self._calls)
+        return asked
 
     def leftovers(self, *, remove: bool = False) -> Iterator[Leftover]:
         """Yield what dead writers left unfinished on the medium, and with ``remove`` remove what safely can be.
@@ -253,12 +402,25 @@ class Store:
         if not prefix:
             raise InvalidKey("a scope needs a prefix, such as 'tenant/'", key=prefix)
         prefix = self._prefix + keys.check_prefix(prefix)
-        return Store(self._calls, identity=self.id, prefix=prefix, readonly=self.readonly, probed=self.probed)
+        return Store(
+            self._calls,
+            identity=self.id,
+            prefix=prefix,
+            readonly=self.readonly,
+            probed=self.probed,
+            cache=self._cache,
+            absent=self._absent,
+            catalog=self._catalog,
+            quota=self._quota,
+        )
 
     def close(self) -> None:
         """Let go of connections and handles. A scope leaves that to the store that it is a view of."""
         if not self._prefix and not self._calls.closed:
+            self._quota.close()
             self._calls.closed = True
+            if self._catalog is not None:
+                self._catalog.close()
             self.driver.close()
 
     def __enter__(self) -> Self:
@@ -271,6 +433,45 @@ class Store:
         return f"<pkgstore.Store {self.where}>"
 
     # -- how ----------------------------------------------------------------------------------------------------------
+
+    def _look(self, path: str, key: str) -> Blob:
+        return self._absent.look(path, lambda: self._calls.call("stat", key, lambda: self.driver.stat(path)))
+
+    def _cached(self, path: str, key: str, cache: Cache) -> tuple[Blob, Entry | None]:
+        """Return what is there now, and its entry in the cache; None where it is to be read from the medium."""
+        for tries_left in reversed(range(_READS)):
+            blob = self._look(path, key)
+            try:
+                return blob, cache.open(blob, partial(self._opened, path, key, blob))
+            except NotFound:  # another version is there now, or none
+                if not tries_left:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _opened(self, path: str, key: str, blob: Blob) -> Reader:
+        """Return a reader of one version, from the medium."""
+        stream = self._calls.call("open", key, lambda: self.driver.open(path, tag=blob.tag))[1]
+        return self._reader(path, key, blob, stream, verify=True)
+
+    def _reader(self, path: str, key: str, blob: Blob, stream: BinaryIO | Entry, *, verify: bool) -> Reader:
+        def reopen(start: int) -> BinaryIO:
+            try:
+                return self._calls.call("read", key, lambda: self.driver.open(path, start, tag=blob.tag))[1]
+            except NotFound as exc:
+                raise NotFound(
+                    f"{keys.shown(key)} in {self.where} was replaced or deleted while it was read: open it again",
+                    key=key,
+                ) from exc
+
+        about = (
+            reopen,
+            lambda exc: self._calls.translated("read", key, exc),
+            blob.digests.get("sha256") if verify else None,
+            f"{keys.shown(key)} in {self.where}",
+        )
+        if isinstance(stream, Entry):
+            return CachedReader(self._seen(blob), stream, *about)
+        return Reader(self._seen(blob), stream, *about)
 
     def _exists(self, key: str, source: PublishBody) -> Exists:
         blob: Blob | None = None
@@ -296,39 +497,21 @@ class Store:
         )
 
     def _listed(self, path: str) -> Iterator[Blob]:
-        for blob in self._scanned(path):
-            if keys.is_valid(blob.key):
-                yield self._seen(blob)
-            elif not blob.key.startswith(_CONTROL_PREFIX) and blob.key not in self._left_out:
-                self._left_out.add(blob.key)
-                _log.warning("%s leaves out %s: the name is no valid key", self.where, keys.shown(blob.key))
+        for page in self._pages(path):
+            yield from map(self._named, page if self._catalog is None else self._catalog.fill(page))
 
-    def _scanned(self, path: str) -> Iterator[Blob]:
-        last, seen, size = "", "", 1
-        scan: Iterator[Blob] | None = None
-
-        def following() -> list[Blob]:
-            """Return what follows ``last``. A scan that failed begins anew, and what it repeats is of the same call."""
-            nonlocal scan, seen
-            if scan is None:
-                scan, seen = self.driver.scan(path), ""
-            try:
-                while blobs := list(islice(scan, size)):
-                    for blob in blobs:
-                        if blob.key <= seen:
-                            raise AssertionError(f"the {self.driver.scheme} driver lists {blob.key!r} after {seen!r}")
-                        seen = blob.key
-                    if seen > last:
-                        return [blob for blob in blobs if blob.key > last]
-            except Exception:
-                scan = None
-                raise
-            return []
-
-        while blobs := self._calls.call("list", path, following):
-            size = min(2 * size, _LISTED_AT_ONCE)
-            last = blobs[-1].key
-            yield from blobs
+    def _pages(self, path: str) -> Iterator[Sequence[Blob]]:
+        """Yield the blobs below ``path`` as the medium lists them, by full key, some at a time."""
+        for scanned in self._calls.scan(path):
+            page = []
+            for blob in scanned:
+                if keys.is_valid(blob.key):
+                    page.append(blob)
+                elif not blob.key.startswith(_CONTROL_PREFIX) and blob.key not in self._left_out:
+                    self._left_out.add(blob.key)
+                    _log.warning("%s leaves out %s: the name is no valid key", self.where, keys.shown(blob.key))
+            if page:
+                yield page
 
     def _path(self, key: str) -> str:
         keys.check(key)
@@ -340,6 +523,12 @@ class Store:
             raise InvalidKey(str(exc), key=key) from None
 
     def _seen(self, blob: Blob) -> Blob:
+        """Return what the medium has just told of a blob, as this view names it; the catalog learns it."""
+        if self._catalog is not None:
+            self._catalog.learn(blob)
+        return self._named(blob)
+
+    def _named(self, blob: Blob) -> Blob:
         return copy_with(blob, key=blob.key[len(self._prefix) :]) if self._prefix else blob
 
     def _check_writable(self, verb: str, key: str) -> None:

@@ -10,7 +10,7 @@ import click
 
 import pkgstore
 from pkgstore import keys
-from pkgstore.cli import doctoring, files, serving, upkeep
+from pkgstore.cli import accounting, doctoring, files, serving, upkeep
 from pkgstore.cli.base import (
     Bytes,
     Group,
@@ -251,22 +251,11 @@ def rm(url: str, options: dict[str, str], key: tuple[str, ...], force: bool, as_
         raise pkgstore.NotFound(f"{shown} {'is' if len(missing) == 1 else 'are'} not in {store.where}", key=missing[0])
 
 
-@cli.command()
-@on_a_store
-@json_option('{"blobs", "bytes"}')
-def usage(url: str, options: dict[str, str], as_json: bool) -> None:
-    """Count the blobs and their bytes."""
-    shown = may_show(as_json=as_json)
-    with opened(url, options, create=False, readonly=True) as store, Meter("usage", shown=shown):
-        found = store.usage()
-    if as_json:
-        put_json(blobs=found.blobs, bytes=found.bytes)
-    else:
-        put_line(f"{found.blobs:,} {'blob' if found.blobs == 1 else 'blobs'}, {size_text(found.bytes)}")
-
-
+cli.add_command(accounting.usage)
+cli.add_command(accounting.quota)
 cli.add_command(upkeep.leftovers)
 cli.add_command(upkeep.probe)
+cli.add_command(upkeep.warm)
 cli.add_command(doctoring.doctor)
 
 

@@ -17,9 +17,11 @@ from pkgstore.testing.suite.basics import BasicTests
 from pkgstore.testing.suite.bodies import BodyTests
 from pkgstore.testing.suite.contract import ContractTests
 from pkgstore.testing.suite.crashes import CrashTests
+from pkgstore.testing.suite.ledger import LedgerTests
 from pkgstore.testing.suite.listing import ListingTests
 from pkgstore.testing.suite.naming import NamingTests
 from pkgstore.testing.suite.outages import OutageTests
+from pkgstore.testing.suite.quota import QuotaTests
 from pkgstore.testing.suite.races import RaceTests
 from pkgstore.testing.suite.reading import ReadingTests
 from pkgstore.testing.suite.space import SpaceTests
@@ -36,7 +38,9 @@ class DriverConformance(
     OutageTests,
     RaceTests,
     CrashTests,
+    LedgerTests,
     SpaceTests,
+    QuotaTests,
     StateMachineTests,
 ):
     """Everything that a driver promises, as tests."""

@@ -1,0 +1,28 @@
+"""A quota under strain, with publishers on both clients: inside the machine."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pkgstore import accounts
+from pkgstore.testing.strain import strain
+from tests.labs import nfs_network as network
+
+SECONDS = 20.0
+
+
+@pytest.mark.usefixtures("a", "b")
+def test_a_limit_is_kept_by_two_clients(url: str, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "LEASE", 3.0)
+    seed = os.environ.get("PKGSTORE_SEED", "two clients")
+    found = strain(network.open_on_either, url, processes=4, seconds=SECONDS, limit=1 << 20, seed=seed)
+    print(f"\nNFS {version}: {found}")
+    assert found.faults == []
+    assert found.drift == 0
+    assert found.highest <= found.limit
+    assert found.kills >= 1
+    assert found.freezes >= 1
+    assert found.operations["published"] >= 4
+    assert found.operations["QuotaExceeded"] >= 1

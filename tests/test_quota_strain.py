@@ -1,0 +1,63 @@
+"""The quota under strain: publishers that are killed and stopped, near the limit, on media that they share."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import pkgstore
+from pkgstore import accounts
+from pkgstore.testing.strain import Strain, strain
+from tests.s3_medium import servers
+from tests.smb_medium import fresh, smb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+__all__ = ["servers", "smb"]
+
+LEASE = 2.0
+PROCESSES = 4
+SECONDS = 15.0
+
+
+def strained(url: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> Strain:
+    """Strain a new store, and show what came of it."""
+    monkeypatch.setattr(accounts, "LEASE", LEASE)
+    seed = random.SystemRandom().randbytes(6).hex()
+    found = strain(pkgstore.open, url, processes=PROCESSES, seconds=SECONDS, limit=limit, seed=seed)
+    print(found)
+    return found
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("local", id="local"),
+        pytest.param("ministack", marks=pytest.mark.xdist_group("ministack")),
+        pytest.param("smb", marks=pytest.mark.xdist_group("smb")),
+    ]
+)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    found: dict[str, Callable[[], Any]] = {
+        "local": lambda: f"file://{tmp_path}/store",
+        "ministack": lambda: request.getfixturevalue("servers").store("ministack"),
+        "smb": lambda: fresh(request.getfixturevalue("smb")),
+    }
+    return str(found[request.param]())
+
+
+@pytest.mark.timeout(240)
+def test_a_limit_is_kept_whatever_dies_and_sleeps(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = strained(url, 1 << 20, monkeypatch)
+    assert found.faults == []
+    assert found.drift == 0
+    assert found.highest <= found.limit
+    assert found.highest > 0.8 * found.limit, "it was never near the limit"
+    assert found.samples >= 10
+    assert found.kills >= 1
+    assert found.freezes >= 1
+    assert found.operations["published"] >= 4
+    assert found.operations["QuotaExceeded"] >= 2
