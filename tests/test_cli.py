@@ -363,9 +363,9 @@ def test_quota(root: Path) -> None:
     assert run("quota", root, "--bytes", "1Ki").stdout == f"{root.as_uri()} may hold 1,024 bytes; 7 bytes are there.\n"
     assert run("quota", root, "--blobs", "1").stdout.endswith("may hold 1,024 bytes and 1 blobs; 7 bytes are there.\n")
     assert run("usage", root).stdout == "1 blob, 7 bytes of 1,024; 0 reserved, 1,017 available; 1 blob at most\n"
-    assert "its limit is 1024 bytes and 1 blobs, used are 7" in complaint(run("put", root, "b", "-", input="1"), 6)
+    assert "is one blob more than the quota of" in complaint(run("put", root, "b", "-", input="1"), 6)
     assert run("quota", root, "--blobs", "none", "--bytes", "none").stdout.endswith(
-        "whatever is published; 7 bytes are there.\n"
+        "has no limit; 7 bytes are there.\n"
     )
     run("put", root, "b", "-", input="1")
     (root / "by-hand").write_bytes(b"12")

@@ -168,7 +168,9 @@ def test_a_limit_in_blobs(store: Store) -> None:
     store.set_quota(blobs=2)
     store.publish("a", bytes(5000))
     store.publish("b", b"")
-    with pytest.raises(QuotaExceeded, match="limit is 2 blobs, used are 5000 bytes and 2 blobs"):
+    with pytest.raises(
+        QuotaExceeded, match="one blob more than the quota of .* allows: its limit is 2, of which 2 are there"
+    ):
         store.publish("c", b"")
     store.publish("a", b"1", replace=True) if store.usage().blobs < 2 else store.delete("a")
     store.publish("c", b"")
@@ -181,12 +183,12 @@ def test_scopes(store: Store) -> None:
     tenant.set_quota("300", blobs=3)
     other.publish("a", bytes(400))
     inner.publish("a", bytes(100))
-    with pytest.raises(QuotaExceeded, match=r"quota of file://\S+/tenant/inner/ has left: its limit is 100 bytes"):
+    with pytest.raises(QuotaExceeded, match=r"quota of file://\S+/tenant/inner/ has 0 left: its limit is 100"):
         inner.publish("b", b"1")
     tenant.publish("b", bytes(200))
-    with pytest.raises(QuotaExceeded, match="limit is 300 bytes and 3 blobs, used are 300 bytes and 2 blobs"):
+    with pytest.raises(QuotaExceeded, match="has 0 left: its limit is 300, of which 300 are used"):
         tenant.publish("c", b"1")
-    with pytest.raises(QuotaExceeded, match="limit is 1000 bytes"):
+    with pytest.raises(QuotaExceeded, match="its limit is 1,000"):
         store.publish("c", bytes(301))
     store.publish("c", bytes(300))
     assert_exact(store)
@@ -232,12 +234,48 @@ def test_what_it_says(store: Store, tmp_path: Path) -> None:
     with pytest.raises(QuotaExceeded) as caught:
         store.publish("b", bytes(101))
     assert str(caught.value) == (
-        f"'b' needs 101 bytes and 1 blobs more than the quota of file://{tmp_path}/store has left: its limit is 1000"
-        " bytes, used are 900 bytes and 1 blobs, and publishers have 0 bytes in hand; delete something, or raise the"
-        " quota"
+        f"'b' needs 101 bytes, and the quota of file://{tmp_path}/store has 100 left: its limit is 1,000, of which"
+        " 900 are used and 0 reserved; delete something, or raise the quota"
     )
     assert caught.value.key == "b"
+    assert (caught.value.limit, caught.value.used, caught.value.needed) == (1000, 900, 101)
     assert list((tmp_path / "store/.pkgstore/tmp").iterdir()) == []
+    assert_exact(store)
+
+
+def test_a_scope_that_is_over_its_limit_holds_up_nobody_else(store: Store) -> None:
+    store.publish("a/x", bytes(100))
+    store.scope("a/").set_quota(10)
+    with pytest.raises(QuotaExceeded):
+        store.publish("a/y", b"1")
+    store.publish("b/x", bytes(100))
+    assert_exact(store)
+
+
+def test_a_key_that_is_taken_is_taken_also_when_there_is_no_room(store: Store) -> None:
+    store.publish("a", bytes(1000))
+    for body in (bytes(1000), b"other"):
+        with pytest.raises(Exists) as caught:
+            store.publish("a", body)
+        assert caught.value.identical == (len(body) == 1000)
+
+
+@pytest.mark.parametrize("replaced", [True, False], ids=["replaced", "deleted"])
+def test_a_reply_is_lost_and_the_blob_is_gone_before_the_retry(store: Store, replaced: bool) -> None:
+    """Whoever took it away has given its bytes back, which its publisher has never entered."""
+
+    def take_away() -> None:
+        if replaced:
+            store.publish("a", b"other", replace=True)
+        else:
+            store.delete("a")
+        raise Outage
+
+    driver = Hooked(store)
+    driver.after = Once(take_away)
+    other = with_driver(store, driver)
+    with contextlib.suppress(Exists):
+        other.publish("a", bytes(500))
     assert_exact(store)
 
 
@@ -896,7 +934,7 @@ def no_gate_while_all_is_counted(patch: pytest.MonkeyPatch) -> None:
 def deletes_are_not_claimed(patch: pytest.MonkeyPatch) -> None:
     init = Grant.__init__
     patch.setattr(Quota, "_claim", lambda self, path: contextlib.nullcontext())
-    patch.setattr(Grant, "__init__", lambda self, quota, path, claims=False: init(self, quota, path))
+    patch.setattr(Grant, "__init__", lambda self, quota, path, key, claims=False: init(self, quota, path, key))
 
 
 MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[[str], None]]] = [

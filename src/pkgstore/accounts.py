@@ -77,6 +77,10 @@ class Amounts:
     def __getitem__(self, scope: str) -> tuple[int, int]:
         return self.of.get(scope, (0, 0))
 
+    def without(self, scopes: set[str]) -> Amounts:
+        """Return what is not in these scopes."""
+        return Amounts({scope: amounts for scope, amounts in self.of.items() if scope not in scopes})
+
     def covers(self, other: Amounts) -> bool:
         """Say whether this is as much as the other, or more, in each of its scopes."""
         return all(self[scope][0] >= size and self[scope][1] >= blobs for scope, (size, blobs) in other.of.items())
@@ -178,9 +182,10 @@ def ahead(document: dict[str, Any], holder: str, held: Amounts, need: Amounts, t
     return Amounts(dict.fromkeys(need.of, (most, blobs)))
 
 
-def is_over(document: dict[str, Any]) -> bool:
-    """Say whether more is there and granted than a limit allows, as when it was lowered."""
-    return not all(_fits(account, *_granted(document, scope)) for scope, account in document.get("scopes", {}).items())
+def over(document: dict[str, Any]) -> set[str]:
+    """Return the scopes in which more is there and granted than a limit allows, as when it was lowered."""
+    scopes = document.get("scopes", {}).items()
+    return {scope for scope, account in scopes if not _fits(account, *_granted(document, scope))}
 
 
 def _fits(account: dict[str, Any], size: int, blobs: int) -> bool:

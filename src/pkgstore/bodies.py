@@ -30,7 +30,8 @@ class PublishBody:
     """A caller's body, to be read once for every attempt. A context manager: it closes what it opened itself.
 
     ``size`` is its length in bytes, or None for a stream that cannot tell; ``replayable`` says whether `attempt` can be
-    called again; ``watch`` is told how far each attempt has come.
+    called again; ``watch`` is told how far each attempt has come, and ``left_open`` says whether one of
+    them ended with its outcome open.
     """
 
     def __init__(self, key: str, body: BodyLike, size: int | None, expected: Mapping[str, str | None]) -> None:
@@ -46,6 +47,7 @@ class PublishBody:
         self._last: HashedBody | None = None
         self._spooled: Mapping[str, str] = {}
         self.watch: Watch | None = None
+        self.left_open = False
         self.size = size
         self.replayable = True
         if isinstance(body, os.PathLike):

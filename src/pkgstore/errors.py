@@ -83,9 +83,21 @@ class InvalidKey(StoreError, ValueError):
 
 
 class QuotaExceeded(_WithNumber):
-    """The store's own limit would be passed."""
+    """The store's own limit would be passed.
+
+    ``needed`` is how many bytes there is no room for; ``limit`` and ``used`` are the bytes of the store, or of the
+    scope, that has none. Used is what is reserved, too.
+    """
 
     code = errno.EDQUOT
+
+    def __init__(
+        self, message: str, *, key: str | None = None, limit: int | None = None, used: int = 0, needed: int = 0
+    ) -> None:
+        super().__init__(message, key=key)
+        self.limit = limit
+        self.used = used
+        self.needed = needed
 
 
 class Full(_WithNumber):

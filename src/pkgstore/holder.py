@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import random
+import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pkgstore import accounts, keys
-from pkgstore.accounts import Amounts, Beats, clock
+from pkgstore.accounts import Amounts, Beats, Short, clock
 from pkgstore.errors import StoreError, Unavailable
 from pkgstore.ledger import Ledger
 
@@ -32,7 +33,8 @@ _IDLE = 0.5
 _AHEAD = 32
 TICK = 0.2
 
-_holders: weakref.WeakSet[Holder] = weakref.WeakSet()
+holders: weakref.WeakSet[Holder] = weakref.WeakSet()
+"""All of this process."""
 
 
 class Gone(Exception):
@@ -72,7 +74,7 @@ class Holder:
         self._ledger = Ledger(calls, "usage")
         self._epoch = 0
         self._begin()
-        _holders.add(self)
+        holders.add(self)
 
     def _begin(self) -> None:
         self._changed = threading.Condition(threading.RLock())
@@ -83,6 +85,7 @@ class Holder:
         self._beats = Beats()
         self._others = False
         self._silent: set[str] = set()
+        self._is_held_up = False
         self._busy: set[str] = set()
         self._committing = 0
         self._forget()
@@ -108,9 +111,12 @@ class Holder:
 
     def is_on(self) -> bool:
         """Say whether the store has a quota; looked up every `LOOK` seconds at most."""
+        began = clock()
+        if self._scopes or (self._looked is not None and began - self._looked < LOOK):
+            return bool(self._scopes)
+        document = self._ledger.read().document  # not under the lock: nobody waits for another's look
         with self._entered():
-            if not self._scopes and (self._looked is None or clock() - self._looked >= LOOK):
-                self._take(self._ledger.read().document)
+            self._take(document, began)
             return bool(self._scopes)
 
     def recount(self, *, if_silent: bool = False) -> None:
@@ -132,8 +138,8 @@ class Holder:
                 self._changed.notify_all()
 
     def _wait(self, deadline: float) -> None:
-        """Wait a moment for others; count the blobs when they are silent."""
-        if clock() > deadline:
+        """Wait a moment for others; count the blobs when they are silent. One that counts is waited for to its end."""
+        if clock() > deadline and not self._is_held_up and self._parked in ("", self._holder):
             raise Unavailable(f"the blobs of {self._calls.where} are being counted, or its quota changed: try again")
         self._changed.wait(random.uniform(TICK / 4, TICK))
         if self._silent and self._parked != self._holder:
@@ -185,13 +191,14 @@ class Holder:
                 self._forget()
                 self._doubted = doubted
                 raise
-            except BaseException:
-                # Without a beat, a plan that took effect cannot be told from having been taken for dead.
-                self._attempts |= {beat: plan for beat, plan in plans.items() if beat}
+            except BaseException as exc:
+                if isinstance(exc, Unavailable) or not isinstance(exc, (StoreError, Short, Held, Uncounted)):
+                    # Without a beat, a plan that took effect cannot be told from having been taken for dead.
+                    self._attempts |= {beat: plan for beat, plan in plans.items() if beat}
                 raise
             self._apply(plans[landed])
             self._contact = began
-            self._take(document)
+            self._take(document, began)
             return document
 
     def _check_mine(self, document: dict[str, Any]) -> None:
@@ -208,9 +215,12 @@ class Holder:
         return beat
 
     def _plan(self, document: dict[str, Any], need: Amounts, claim: str, *, keep: bool) -> _Plan:
+        if "scopes" not in document:  # somebody removed the ledger
+            self._scopes = []
+            raise Gone
         holders = document.setdefault("holders", {})
         others = self._look_at_others(document)
-        is_counting = document.get("recount", self._holder) != self._holder
+        is_counting = self._is_held_up = document.get("recount", self._holder) != self._holder
         joins = not self._beat and self._parked != self._holder  # to count, one may join a count that was left
         if is_counting and (need or claim or joins):
             raise Held
@@ -227,7 +237,7 @@ class Holder:
             accounts.check_room(document, self._holder, held, need)
             drawn = need + accounts.ahead(document, self._holder, held + need, need, self._ahead)
             held += drawn
-        claimed = frozenset(self._busy | ({claim} if claim else set()))
+        claimed = frozenset((self._busy & self._claimed) | ({claim} if claim else set()))
         holders.pop(self._holder, None)
         beat = ""
         if keep or held or claimed or self._committing or self._parked or self._doubted is not None:
@@ -252,19 +262,19 @@ class Holder:
         return others
 
     def _watch_others(self) -> None:
+        began = clock()
         document = self._ledger.read().document
         self._look_at_others(document)
-        self._take(document)
+        self._take(document, began)
 
-    def _take(self, document: dict[str, Any]) -> None:
-        """Take notice of what the ledger says of others."""
-        self._looked = clock()
+    def _take(self, document: dict[str, Any], began: float) -> None:
+        """Take notice of what the ledger says of others, or said when it was asked."""
+        self._looked = began
         scopes = sorted(document.get("scopes", {}))
         if scopes != self._scopes:
             self._scopes = scopes
             self._spare = Amounts()
-        elif accounts.is_over(document):
-            self._spare = Amounts()
+        self._spare = self._spare.without(accounts.over(document))
         counting = document.get("recount", "")
         if self._parked != self._holder:
             self._parked = counting if self._beat and counting != self._holder else ""
@@ -367,7 +377,7 @@ class Holder:
     # -- the thread ---------------------------------------------------------------------------------------------------
 
     def _start_tending(self) -> None:
-        if self._thread is None and not self._closed:
+        if self._thread is None and not self._closed and not sys.is_finalizing():
             thread = threading.Thread(target=self._tend, name="pkgstore-quota", daemon=True)
             try:
                 thread.start()
@@ -377,24 +387,26 @@ class Holder:
                 self._thread = thread
 
     def _tend(self) -> None:
-        told = False
+        pause, told = TICK, False
         with self._changed:
-            while not self._closed:
-                self._changed.wait(TICK)
-                try:
-                    if self._closed or self._is_tended():
-                        break
-                    told = False
-                except (Gone, Held):
-                    pass
-                except StoreError as exc:
-                    if not told:
+            try:
+                while not self._closed:
+                    self._changed.wait(pause)
+                    try:
+                        if self._closed or self._is_tended():
+                            break
+                        pause, told = TICK, False
+                    except (Gone, Held):
+                        pass
+                    except Exception as exc:  # noqa: BLE001 - whatever it is, what is in hand is still to be kept
+                        if self._closed:
+                            break
+                        pause = min(2 * pause, accounts.LEASE / 4)
+                        if not told:
+                            _log.warning("cannot keep what this process has in hand of a quota: %s", exc)
                         told = True
-                        _log.warning("cannot keep what this process has in hand of a quota: %s", exc)
-                except ValueError:
-                    if not self._closed:  # else it was, while this waited for others
-                        raise
-            self._thread = None
+            finally:
+                self._thread = None
 
     def _is_tended(self) -> bool:
         """Do what has to be done now; return whether that was all."""
@@ -429,7 +441,7 @@ class Holder:
 
 def _after_fork() -> None:
     # Another thread may have held a lock. What the parent has in hand is the parent's.
-    for holder in list(_holders):
+    for holder in list(holders):
         holder._begin()
 
 

@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import random
+import sys
 import threading
 import time
 from hashlib import sha256
@@ -89,13 +90,15 @@ class Lease:
         self._renewer = threading.Thread(target=self._renew, name="pkgstore-lease", daemon=True)
 
     def __enter__(self) -> None:
-        self._renewer.start()
+        if not sys.is_finalizing():  # where Python 3.11 would wait for ever for the thread to start
+            self._renewer.start()
 
     def __exit__(self, *exc: object) -> None:
         if os.getpid() != self._process:
             return  # a child after fork, whose parent still holds it
         self._ended.set()
-        self._renewer.join()
+        if self._renewer.ident is not None:
+            self._renewer.join()
         try:
             self._put(None)
         except StoreError as error:

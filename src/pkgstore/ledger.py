@@ -173,7 +173,7 @@ class Ledger:
     def _newest(self) -> Entry:
         deadline = time.monotonic() + self._calls.timeout
         known = self._known.generation if self._known else 0
-        looked = 0
+        looked, pause = 0, _SHORTEST_PAUSE
         while True:
             found = self._numbers()
             looked += 1
@@ -182,8 +182,15 @@ class Ledger:
             if found and found[-1][0] >= known:
                 with contextlib.suppress(NotFound):  # deleted since, as many newer ones are there
                     return self._learn(self._get(*found[-1]))
-            if looked > 1 and time.monotonic() > deadline:
-                raise Unavailable(f"{self.where} changes faster than it can be read: try again")
+            if looked > 1:
+                if time.monotonic() > deadline:
+                    self._known = None
+                    raise Unavailable(
+                        f"{self.where} changes faster than it can be read, or was removed or set back while it was in"
+                        " use: try again, and count the blobs with usage --recount"
+                    )
+                time.sleep(random.uniform(0, pause))
+                pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _learn(self, entry: Entry) -> Entry:
         self._known, self._learnt = entry, time.monotonic()
@@ -236,7 +243,8 @@ class Ledger:
         self._learn(entry)
         if len(numbers) > 2 * KEPT:
             for number in numbers[:-KEPT]:
-                self._delete(number)
+                if self._may_delete:
+                    self._delete(number)
         return True
 
     def _delete(self, generation: int) -> None:

@@ -17,6 +17,7 @@ claimed in the ledger first.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
@@ -41,9 +42,10 @@ _MOST_AHEAD = 256
 class Grant:
     """What one publish has in hand, while its body is read and until it is visible. Made by `Quota.publish`."""
 
-    def __init__(self, quota: Quota, path: str, *, claims: bool = False) -> None:
+    def __init__(self, quota: Quota, path: str, key: str, *, claims: bool = False) -> None:
         self._quota = quota
         self.path = path
+        self.key = key
         self.claims = claims
         self.size: int | None = None
         self.epoch = 0
@@ -85,7 +87,8 @@ class Quota(Holder):
             return document
 
         with self._entered():
-            self._take(self._ledger.update(change).document)
+            began = clock()
+            self._take(self._ledger.update(change).document, began)
             until = clock() + holder.LOOK
             while not self._all_counted:
                 if clock() < until:
@@ -96,33 +99,58 @@ class Quota(Holder):
     def publish(self, path: str, key: str, source: PublishBody, *, replace: bool) -> Blob:
         """Put a body at ``path``, which its publisher calls ``key``, as `Calls.put` does. Raises `QuotaExceeded`."""
         counts = self.is_on()
-        grant = source.watch = Grant(self, path, claims=replace and counts)
+        grant = source.watch = Grant(self, path, key, claims=replace and counts)
         with self._claim(path) if replace and counts else contextlib.nullcontext():
             old = self._there(path, key) if replace and counts else None
             grant.blobs = 0 if old else 1
             try:
-                if source.size is not None:
-                    grant.reading(source.size)
-                blob = self._calls.put(path, key, source, exclusive=not replace or (counts and old is None))
-            except Exists as exc:
-                self._end(grant)
-                if not replace:
-                    raise
-                raise Unavailable(
-                    f"{shown(key)} was published in {self._calls.where} at the same moment: replace it again", key=key
-                ) from exc
+                blob, old = self._put(
+                    grant, source, old, replace=replace, exclusive=not replace or (counts and not old)
+                )
+            except Exists:
+                self._end(grant, doubtful=source.left_open and grant.is_committing)
+                raise
             except BaseException as exc:
                 self._end(grant, doubtful=_is_open(exc, grant))
                 raise
-            self._end(grant, blob, old, known=counts or not replace)
+            # An earlier try may have been visible before another deleted or replaced it.
+            if source.left_open and not grant.claims:
+                self._end(grant, doubtful=True)
+            else:
+                self._end(grant, blob, old, known=counts or not replace)
         return blob
 
-    def delete(self, path: str, delete: Callable[[], Blob | None]) -> None:
+    def _put(
+        self, grant: Grant, source: PublishBody, old: Blob | None, *, replace: bool, exclusive: bool
+    ) -> tuple[Blob, Blob | None]:
+        """Put a body; return the blob, and what it has taken the place of."""
+        path, key = grant.path, grant.key
+        try:
+            if source.size is not None:
+                grant.reading(source.size)
+            return self._calls.put(path, key, source, exclusive=exclusive), old
+        except QuotaExceeded:
+            if not replace and source.replayable and self._there(path, key):
+                with source.attempt(ahead=True) as body:
+                    body.drain()
+                raise Exists(f"{shown(key)} is there already", key=key) from None
+            raise
+        except Exists as exc:
+            if not replace:
+                raise
+            if not source.replayable:
+                raise Unavailable(
+                    f"{shown(key)} was published in {self._calls.where} at the same moment: replace it again", key=key
+                ) from exc
+            old = self._there(path, key)
+            return self._calls.put(path, key, source, exclusive=False), old
+
+    def delete(self, path: str, key: str, delete: Callable[[], Blob | None]) -> None:
         """Have ``delete`` take a blob away, and return what was there."""
         if not self.is_on():
             delete()
             return
-        grant = Grant(self, path, claims=True)
+        grant = Grant(self, path, key, claims=True)
         with self._claim(path):
             self.begin_commit(grant, None)
             try:
@@ -157,7 +185,7 @@ class Quota(Holder):
                 need = Amounts.at(self._scopes, grant.path, size, grant.blobs) - grant.held
                 if self._spare.covers(need):
                     break
-                self._draw(grant.path, need)
+                self._draw(grant.key, need)
             self._spare -= need
             self._in_flight += need
             grant.held += need
@@ -167,11 +195,12 @@ class Quota(Holder):
         """Return when a change may become visible: its ``size``, if any, is granted, and nobody counts."""
         with self._entered():
             deadline = clock() + self._calls.timeout + 2 * accounts.LEASE
-            while True:
+            while self._scopes:
                 if grant.claims and grant.path not in self._claimed:
                     raise LockTimeout(
-                        f"{shown(grant.path)} in {self._calls.where} was not changed, as this process had slept, and"
-                        " others had taken over: try again"
+                        f"{shown(grant.key)} in {self._calls.where} was not changed, as this process had slept, and"
+                        " others had taken over: try again",
+                        key=grant.key,
                     )
                 if self._parked and not grant.is_committing:  # for whom else the count waits
                     self._wait(deadline)
@@ -213,7 +242,7 @@ class Quota(Holder):
             self._used = clock()
             self._changed.notify_all()
             has_changed = blob is not None or old is not None
-            if not self._is_still_on(has_changed or doubtful):
+            if not self._is_still_on(has_changed):
                 return
             if has_changed and clock() - self._contact > accounts.LEASE / 2:
                 try:
@@ -282,7 +311,7 @@ class Quota(Holder):
         except NotFound:
             return None
 
-    def _draw(self, path: str, need: Amounts) -> None:
+    def _draw(self, key: str, need: Amounts) -> None:
         """Have what is needed granted, and some more; or return when it is to be worked out anew."""
         epoch = self._epoch
         until = clock() + self._calls.timeout + 2 * accounts.LEASE
@@ -305,20 +334,26 @@ class Quota(Holder):
                 self._wait(until)
             except Short as exc:
                 if not exc.others or clock() > patient:
-                    raise self._exceeded(path, need, exc) from None
+                    raise self._exceeded(key, need, exc) from None
                 self._wait(until)
 
-    def _exceeded(self, path: str, need: Amounts, short: Short) -> QuotaExceeded:
-        size, blobs = need[short.scope]
+    def _exceeded(self, key: str, need: Amounts, short: Short) -> QuotaExceeded:
         usage = short.usage
         place = f"{self._calls.where}{short.scope and '/'}{short.scope}"
-        limits = [f"{usage.limit} bytes"] * (usage.limit is not None)
-        limits += [f"{usage.blob_limit} blobs"] * (usage.blob_limit is not None)
+        needed = need[short.scope][0]
+        left = usage.available
+        if left is not None and needed > left:
+            what = f"needs {needed:,} bytes, and the quota of {place} has {left:,} left"
+            limit, used = usage.limit, f"{usage.bytes:,} are used and {usage.reserved:,} reserved"
+        else:
+            what = f"is one blob more than the quota of {place} allows"
+            limit, used = usage.blob_limit, f"{usage.blobs:,} are there, and others on their way count too"
         return QuotaExceeded(
-            f"{shown(path)} needs {size} bytes and {blobs} blobs more than the quota of {place} has left: its limit is"
-            f" {' and '.join(limits)}, used are {usage.bytes} bytes and {usage.blobs} blobs, and publishers have"
-            f" {usage.reserved} bytes in hand; delete something, or raise the quota",
-            key=path,
+            f"{shown(key)} {what}: its limit is {limit:,}, of which {used}; delete something, or raise the quota",
+            key=key,
+            limit=usage.limit,
+            used=usage.bytes + usage.reserved,
+            needed=needed,
         )
 
     def _recount_or_tell(self) -> None:
@@ -330,4 +365,12 @@ class Quota(Holder):
 
 def _is_open(exc: BaseException, grant: Grant) -> bool:
     """Say whether a change may have taken effect, or may yet, though it raised this."""
-    return isinstance(exc, Unavailable) or (grant.is_committing and not isinstance(exc, StoreError))
+    return grant.is_committing and (isinstance(exc, Unavailable) or not isinstance(exc, StoreError))
+
+
+@atexit.register
+def _give_back() -> None:
+    """Give back what stores that nobody closed have in hand, while threads can still end."""
+    for each in list(holder.holders):
+        if isinstance(each, Quota):
+            each.close()

@@ -129,7 +129,7 @@ class Store:
             self._calls.call("delete", key, lambda: self.driver.delete(path, tag=tag), changes=True)
             return found
 
-        self._quota.delete(path, delete)
+        self._quota.delete(path, key, delete)
         if self._catalog is not None:
             self._catalog.forget(path)
 
@@ -259,18 +259,19 @@ class Store:
         in hand is no longer reserved, and files that others put on the medium are counted. Publishers wait meanwhile.
         """
         if recount:
-            self._check_writable("recount", self._prefix)
+            self._check_writable("recount the blobs", "")
             if self._quota.is_on():
                 self._quota.recount()
         return self._quota.usage(self._prefix) or self._counted()
 
     def set_quota(self, bytes: int | str | None = None, *, blobs: int | None = None) -> None:  # noqa: A002
-        """Let the store, or this scope of it, hold no more than so many bytes and blobs; None for no limit.
+        """Let the store, or this scope of it, hold no more than so many bytes and blobs.
 
-        It is kept in the store, and holds for all who publish there. ``bytes`` may be a size such as ``500M`` or
-        ``1Gi``. The first time, all blobs are counted. A limit below what is there already lets nothing more in.
+        Each call sets both limits: one that is None, or not given, is lifted. They are kept in the store, and hold for
+        all who publish there. ``bytes`` may be a size such as ``500M`` or ``1Gi``. The first time, all blobs are
+        counted. A limit below what is there already lets nothing more in.
         """
-        self._check_writable("set the quota of", self._prefix)
+        self._check_writable("set the quota", "")
         if blobs is not None and (type(blobs) is not int or blobs < 0):
             raise Misconfigured(f"the quota blobs={blobs!r} is no number of blobs")
         self._quota.set_limits(self._prefix, None if bytes is None else config.size("bytes", bytes), blobs)
@@ -533,4 +534,5 @@ class Store:
 
     def _check_writable(self, verb: str, key: str) -> None:
         if self.readonly:
-            raise Denied(f"cannot {verb} {key!r}: {self.where} is open for reading only", key=key)
+            what = f"{verb} {key!r}" if key else verb
+            raise Denied(f"cannot {what}: {self.where} is open for reading only", key=key or None)

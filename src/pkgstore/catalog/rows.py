@@ -247,7 +247,7 @@ class Catalog:
                 self.trouble = f"the catalog {self.path} was damaged ({reason}): it is set aside, and begun anew"
                 _log.warning("%s", self.trouble)
                 return
-        self.trouble = f"the catalog {self.path} is not used: {reason}; look at the file, which can be removed"
+        self.trouble = f"the catalog {self.path} is not used: {reason}; name another file, or mend this one"
         self._resting_until[kind] = math.inf if isinstance(exc, _NotOurs) else now + _REST
         _log.log(logging.DEBUG if self._told else logging.WARNING, "%s", self.trouble)
         self._told = True

@@ -127,7 +127,9 @@ def _parsed(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -
 
 
 def opened(url: str, options: dict[str, str], **decided: bool) -> Store:
-    """Open a store; ``decided`` are the options that the command decides."""
+    """Open a store; ``decided`` are the options that the command decides. It may ask for reading only, not for more."""
+    if not decided.get("readonly", True):
+        del decided["readonly"]
     parts, _ = split_url(url)
     if parts.scheme == "memory":
         raise pkgstore.Misconfigured(

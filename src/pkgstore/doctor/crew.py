@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _RACERS = 4
 _KEYS = 24
+_PATIENCE = 10.0
 _ELSEWHERE = "Put the store on another medium: two who publish one name would both be told that it is theirs."
 _ENOUGH = "enough"
 
@@ -59,7 +60,7 @@ def crew(count: int) -> Generator[list[Worker]]:
                         each.say(_ENOUGH)
                 for each in team:
                     if each.busy:
-                        each.result()
+                        each.result(_PATIENCE)
             raise
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pypiserver.bottle_wrapper import HTTPError  # type: ignore[import-untyped]
 
-from pkgstore.errors import Corrupt, StoreError
+from pkgstore.errors import Corrupt, QuotaExceeded, StoreError
 from pkgstore.integrations._pypi_fork import reset_after_fork
 from pkgstore.integrations._pypi_http import RETRY_AFTER, log
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pkgstore.store import Store
 
 _FOLDER = ".health/"
+_BODY = b"pkgstore is well"  # always the same: a cache keeps it once
 _REMEMBERED = 2.0
 _PATIENCE = 10.0
 _ABANDONED = 3600.0
@@ -66,7 +67,10 @@ class Health:
             if self._store.readonly:
                 self._read()
             else:
-                self._write_and_read()
+                try:
+                    self._write_and_read()
+                except QuotaExceeded:  # whose owner wanted it so: what is there is served
+                    self._read()
             problem = None
         except StoreError as exc:
             problem = str(exc)
@@ -86,10 +90,10 @@ class Health:
             return
 
     def _write_and_read(self) -> None:
-        key, body = f"{_FOLDER}{uuid.uuid4().hex}", uuid.uuid4().bytes
-        blob = self._store.publish(key, body)
+        key = f"{_FOLDER}{uuid.uuid4().hex}"
+        blob = self._store.publish(key, _BODY)
         try:
-            if self._store.read(key) != body:
+            if self._store.read(key) != _BODY:
                 raise Corrupt(f"a probe written to {self._store.where} was read back with other bytes", key=key)
         finally:
             self._store.delete(key)

@@ -79,11 +79,13 @@ class Worker:
     def start(self, function: Callable[..., object], /, *args: object) -> None:
         """Have ``function(talk, *args)`` run, with the environment variables that this process has now."""
         self.busy = True
-        self._pipe.send(_Order(dict(os.environ), function, args))
+        with _undisturbed():
+            self._pipe.send(_Order(dict(os.environ), function, args))
 
     def say(self, what: object) -> None:
         """Send ``what`` to the function that runs; `Talk.hear` returns it there."""
-        self._pipe.send(what)
+        with _undisturbed():
+            self._pipe.send(what)
 
     def hear(self) -> Any:
         """Return what the function says next. Raises what it raises, and `WorkerDied`."""
@@ -92,10 +94,13 @@ class Worker:
             raise AssertionError(f"the function in the worker ended, with {value!r}, and had nothing to say")
         return value
 
-    def result(self) -> Any:
-        """Wait for the function's end, and return what it returned; what it still said is dropped. Raises likewise."""
+    def result(self, patience: float = PATIENCE) -> Any:
+        """Wait for the function's end, and return what it returned; what it still said is dropped. Raises likewise.
+
+        Raises TimeoutError, too, when the function says nothing for so many seconds.
+        """
         while True:
-            kind, value = self._next()
+            kind, value = self._next(patience)
             if kind == "returned":
                 return value
 
@@ -133,11 +138,12 @@ class Worker:
         """Whether the process runs."""
         return not self._pipe.closed and self._process.is_alive()
 
-    def _next(self) -> tuple[str, Any]:
-        if not self._pipe.poll(PATIENCE):
-            raise TimeoutError(f"a worker was silent for {PATIENCE:.0f} s")
+    def _next(self, patience: float = PATIENCE) -> tuple[str, Any]:
+        if not self._pipe.poll(patience):
+            raise TimeoutError(f"a worker was silent for {patience:.0f} s")
         try:
-            kind, value = self._pipe.recv()
+            with _undisturbed():
+                kind, value = self._pipe.recv()
         except (EOFError, ConnectionError):
             self._process.join()
             raise WorkerDied(f"a worker ended with {self._process.exitcode}") from None
@@ -146,6 +152,16 @@ class Worker:
         if kind == "raised":
             raise value
         return kind, value
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let no signal end this thread in the middle of a message, after which the rest would be taken for another."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -253,7 +253,8 @@ def _outcome(store: Store, name: str, number: int, mine: list[str], limit: int, 
         return "published"
     except (Corrupt, Exists, LockTimeout, QuotaExceeded, Unavailable) as exc:
         if isinstance(exc, QuotaExceeded) and mine and chance.random() < 0.5:
-            store.delete(mine.pop(0))
+            with contextlib.suppress(LockTimeout, Unavailable):  # what came of it, the ledger has to know
+                store.delete(mine.pop(0))
         return type(exc).__name__
 
 
@@ -282,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pkgstore.open, options.url, processes=options.processes, seconds=options.seconds, limit=limit, seed=seed
         )
     except StoreError as exc:
-        sys.stderr.write(f"pkgstore.testing.strain: {exc}\n")
+        sys.stderr.write(f"pkgstore.testing.strain: {exc} (--seed {seed})\n")
         return 2
     finally:
         dismiss()
