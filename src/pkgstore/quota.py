@@ -373,4 +373,7 @@ def _give_back() -> None:
     """Give back what stores that nobody closed have in hand, while threads can still end."""
     for each in list(holder.holders):
         if isinstance(each, Quota):
+            thread = each._thread
             each.close()
+            if thread is not None:  # else it would be frozen by the interpreter's end, perhaps with a lock
+                thread.join(accounts.LEASE)

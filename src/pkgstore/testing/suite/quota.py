@@ -30,10 +30,10 @@ class QuotaTests(Harness):
         for refused in (bytes(1001), Stream(bytes(1001))):
             with pytest.raises(QuotaExceeded) as caught:
                 store.publish("b", refused)
-            assert "its limit is 3000 bytes, used are 2000 bytes and 2 blobs" in str(caught.value)
+            assert "its limit is 3,000, of which 2,000 are used" in str(caught.value)
             assert held(store) == kept
             self.assert_nothing_staged(url)
-        with pytest.raises(QuotaExceeded, match="limit is 1 blobs"):
+        with pytest.raises(QuotaExceeded, match="its limit is 1, of which 1"):
             tenant.publish("b", b"")
         store.publish("b", Stream(bytes(1000)))
         with pytest.raises(QuotaExceeded):
