@@ -60,6 +60,11 @@ class Strain:
     drift: int = 0  # what the ledger said beyond what was there, when all was quiet
     faults: list[str] = field(default_factory=list)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether somebody was killed, and somebody frozen."""
+        return bool(self.kills and self.freezes)
+
 
 def strain(
     opener: Opener, url: str, *, processes: int, seconds: float, limit: int, seed: str, kills: bool = True
@@ -76,7 +81,7 @@ def strain(
         deadline = time.monotonic() + seconds
         frozen: _Frozen | None = None
         late: dict[str, float] = {}  # what those had staged who were killed or stopped, and when their lease is over
-        while time.monotonic() < deadline or frozen:
+        while time.monotonic() < deadline + (seconds if kills and not result.is_complete else 0) or frozen:
             awake = [each for each in team if frozen is None or each is not frozen.worker]
             for each in awake:
                 each.stop()
@@ -86,7 +91,7 @@ def strain(
             if frozen and time.monotonic() > frozen.until:
                 frozen.worker.resume()
                 frozen = None
-            elif kills and frozen is None and chance.random() < 0.15:
+            elif kills and frozen is None and (not result.is_complete or chance.random() < 0.15):
                 frozen = _kill_or_freeze(team, task, result, late, chance)
             time.sleep(chance.uniform(0.05, 0.3))  # the strain itself: what is measured is whatever there is by then
         for each in team:
@@ -126,7 +131,7 @@ def _kill_or_freeze(
     team[number].stop()
     lease_over = time.monotonic() + task.lease
     late.update((path, lease_over) for path in _open_files(team[number]))
-    if chance.random() < 0.4:
+    if result.kills and (not result.freezes or chance.random() < 0.4):
         if task.note(name).exists():
             team[number].resume()
             return None
