@@ -10,10 +10,8 @@ import itertools
 import os
 import random
 import shutil
-import signal
 import subprocess
 import threading
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +34,7 @@ from tests import needs
 from tests.clock import Clock
 from tests.far_medium import Far, FarDriver
 from tests.fault_proxy import FaultProxy
+from tests.forked import in_a_child
 from tests.on_files import OnFiles
 from tests.s3_medium import Servers, servers
 from tests.test_s3_faults import seen_through
@@ -857,22 +856,6 @@ class TestFork:
                 store.stat("a")
             with store._absent._lock:
                 assert in_a_child(lambda: is_absent(store, "a"))
-
-
-def in_a_child(check: Callable[[], object]) -> bool:
-    """Return whether a check holds in a child of this process, within a minute."""
-    with warnings.catch_warnings():
-        # That a fork of a process with threads may go wrong is what is tested.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child:
-        return os.waitpid(child, 0)[1] == 0
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(60)
-    try:
-        os._exit(0 if check() else 1)
-    except BaseException:  # noqa: BLE001 - the child must never go on with the parent's tests
-        os._exit(2)
 
 
 def can_fill(there: room.Room, digest: str) -> bool:

@@ -9,13 +9,10 @@ import json
 import logging
 import os
 import random
-import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-import traceback
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -31,6 +28,7 @@ from pkgstore.testing.suite.listing import ListingTests
 from tests import needs
 from tests.command import complaint, run
 from tests.fault_proxy import FaultProxy
+from tests.forked import in_a_child
 from tests.s3_medium import BUCKET, servers
 from tests.servers import call, create_app, until
 
@@ -521,23 +519,6 @@ def test_warming_that_is_killed_goes_on_where_it_was(tmp_path: Path, file: Path)
         assert 0 < left <= 100 - 20
         assert len(medium.asked) == left
         assert listed(store) == known
-
-
-def in_a_child(check: Callable[[], object]) -> bool:
-    """Return whether a check holds in a child of this process, within a minute."""
-    with warnings.catch_warnings():
-        # That a fork of a process with threads may go wrong is what is tested.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child:
-        return os.waitpid(child, 0)[1] == 0
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(60)
-    try:
-        os._exit(0 if check() else 1)
-    except BaseException:  # noqa: BLE001 - the child must never go on with the parent's tests
-        traceback.print_exc()
-        os._exit(2)
 
 
 def test_children_have_connections_of_their_own(tmp_path: Path, file: Path, caplog: pytest.LogCaptureFixture) -> None:

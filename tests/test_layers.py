@@ -18,6 +18,7 @@ ROWS = [
     ["calls"],
     ["accounts", "ledger"],
     ["holder"],
+    ["tending"],
     ["cache", "catalog", "lease", "quota"],
     ["store"],
     ["opening"],

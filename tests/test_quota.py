@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import threading
 import time
@@ -13,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import pkgstore
-from pkgstore import Exists, QuotaExceeded, StoreError, Unavailable, accounts, holder
+from pkgstore import Exists, QuotaExceeded, StoreError, Unavailable, accounts, holder, tending
 from pkgstore.accounts import Amounts
 from pkgstore.holder import Holder
 from pkgstore.ledger import Ledger
 from pkgstore.quota import Grant, Quota
+from pkgstore.tending import Tending
 from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, Outage, with_driver
 from pkgstore.testing.processes import Talk, Worker, until, workers
 from pkgstore.testing.sources import Once, Stream
+from tests.told import Told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -37,8 +38,8 @@ SHORT = 1.0
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounts, "LEASE", SHORT)
     monkeypatch.setattr(holder, "LOOK", 0.0)
-    monkeypatch.setattr(holder, "TICK", 0.02)
-    monkeypatch.setattr(holder, "_IDLE", 0.1)
+    monkeypatch.setattr(tending, "TICK", 0.02)
+    monkeypatch.setattr(tending, "_IDLE", 0.1)
 
 
 @pytest.fixture
@@ -516,7 +517,7 @@ def test_what_the_dead_had_in_hand(url: str) -> None:
 
 def test_who_is_cut_off_for_longer_than_a_lease(url: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it had in hand is another's by then: it has nothing, however often it could not tell the ledger."""
-    monkeypatch.setattr(holder, "_IDLE", 60.0)
+    monkeypatch.setattr(tending, "_IDLE", 60.0)
     with hooked(url, timeout=0.01) as (other, driver):
         for number in range(22):
             other.publish(f"{number}", bytes(5))
@@ -530,20 +531,8 @@ def test_who_is_cut_off_for_longer_than_a_lease(url: str, store: Store, monkeypa
         with pytest.raises((QuotaExceeded, Unavailable)):
             other.publish("more", bytes(5))
         assert visible(store)[0] == LIMIT
-        monkeypatch.setattr(holder, "_IDLE", 0.1)
+        monkeypatch.setattr(tending, "_IDLE", 0.1)
         assert_exact(store)
-
-
-class Told(io.BytesIO):
-    """A file that calls ``told`` before each read, with how far it has been read."""
-
-    def __init__(self, data: bytes, told: Callable[[int], object]) -> None:
-        super().__init__(data)
-        self._told = told
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self._told(self.tell())
-        return super().read(size)
 
 
 def publish_when_told(talk: Talk, url: str, key: str, where: str, size: int) -> str:
@@ -714,7 +703,7 @@ def test_no_count_while_a_blob_becomes_visible(url: str) -> None:
 def test_nobody_holds_still_for_the_count_before(url: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a publisher said for one count is not taken for the next one of the same counter."""
     monkeypatch.setattr(accounts, "LEASE", 30.0)
-    monkeypatch.setattr(holder, "_IDLE", 60.0)
+    monkeypatch.setattr(tending, "_IDLE", 60.0)
     with hooked(url) as (other, driver):
         for number in range(2):
             other.publish(f"{number}", bytes(10))
@@ -726,7 +715,7 @@ def test_nobody_holds_still_for_the_count_before(url: str, store: Store, monkeyp
         other.publish("third", bytes(10))
         assert other._quota._beat == beat, "nothing was to be told to the ledger in between"
         threads[0].join()
-        monkeypatch.setattr(holder, "_IDLE", 0.1)
+        monkeypatch.setattr(tending, "_IDLE", 0.1)
         assert_exact(store)
 
 
@@ -911,14 +900,14 @@ def settled_in_a_second_step(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_silent_are_dropped_without_a_count(patch: pytest.MonkeyPatch) -> None:
-    def enter_no_totals(self: Holder, document: dict[str, Any], totals: Amounts, silent: dict[str, str]) -> None:
+    def enter_no_totals(self: Tending, document: dict[str, Any], totals: Amounts, silent: dict[str, str]) -> None:
         for name in silent:
             document["holders"].pop(name, None)
         for account in document["scopes"].values():
             account["counted"] = True
         del document["recount"]
 
-    patch.setattr(Holder, "_enter_totals", enter_no_totals)
+    patch.setattr(Tending, "_enter_totals", enter_no_totals)
 
 
 def no_gate_while_all_is_counted(patch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import threading
 import time
@@ -22,6 +21,7 @@ from pkgstore.testing.suite.harness import MiB, held
 from tests.fault_proxy import FaultProxy
 from tests.smb_medium import fresh, smb
 from tests.smb_server import PASSWORD, SMBServer, samba
+from tests.told import Told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,18 +43,6 @@ def set_info(what: int) -> Callable[[bytes], bool]:
 
 
 RENAME, LINK = set_info(10), set_info(11)
-
-
-class Told(io.BytesIO):
-    """A file that calls ``told`` before each read, with what has been read of it."""
-
-    def __init__(self, data: bytes, told: Callable[[int], object]) -> None:
-        super().__init__(data)
-        self._told = told
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self._told(self.tell())
-        return super().read(size)
 
 
 @pytest.fixture

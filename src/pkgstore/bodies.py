@@ -31,7 +31,7 @@ class PublishBody:
 
     ``size`` is its length in bytes, or None for a stream that cannot tell; ``replayable`` says whether `attempt` can be
     called again; ``watch`` is told how far each attempt has come, and ``left_open`` says whether one of
-    them ended with its outcome open.
+    them may have made it visible, although it failed.
     """
 
     def __init__(self, key: str, body: BodyLike, size: int | None, expected: Mapping[str, str | None]) -> None:

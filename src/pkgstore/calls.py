@@ -99,7 +99,8 @@ class Calls:
                     blob = self.driver.put(path, body, source.size, digests=known, exclusive=exclusive, token=token)
                 except Exception as exc:
                     kind = type(self.translated("publish", key, exc))
-                    open_outcome = source.left_open = open_outcome or issubclass(kind, Unavailable)
+                    open_outcome = open_outcome or issubclass(kind, Unavailable)
+                    source.left_open = source.left_open or (body.finished and issubclass(kind, Unavailable))
                     if issubclass(kind, Exists) and not source.digests:
                         body.drain()
                     raise

@@ -25,8 +25,10 @@ from typing import TYPE_CHECKING, Any
 from pkgstore import accounts, holder
 from pkgstore.accounts import Amounts, Short, Usage, clock
 from pkgstore.errors import Exists, LockTimeout, NotFound, QuotaExceeded, StoreError, Unavailable
-from pkgstore.holder import TICK, Gone, Held, Holder, Uncounted
+from pkgstore.hashing import SourceFailed
+from pkgstore.holder import Gone, Held, Uncounted
 from pkgstore.keys import shown
+from pkgstore.tending import TICK, Tending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -65,7 +67,7 @@ class Grant:
             self._quota.begin_commit(self, count)
 
 
-class Quota(Holder):
+class Quota(Tending):
     """The accounts of a store, by which all publishing, replacing and deleting goes."""
 
     # -- what the store asks ------------------------------------------------------------------------------------------
@@ -131,8 +133,7 @@ class Quota(Holder):
             return self._calls.put(path, key, source, exclusive=exclusive), old
         except QuotaExceeded:
             if not replace and source.replayable and self._there(path, key):
-                with source.attempt(ahead=True) as body:
-                    body.drain()
+                _read(source)  # to compare it
                 raise Exists(f"{shown(key)} is there already", key=key) from None
             raise
         except Exists as exc:
@@ -363,6 +364,15 @@ class Quota(Holder):
             _log.warning("the quota of %s is not exact until usage --recount: %s", self._calls.where, exc)
 
 
+def _read(source: PublishBody) -> None:
+    """Read a body to its end, so that its digests are known. Raises what it raises."""
+    try:
+        with source.attempt(ahead=True) as body:
+            body.drain()
+    except SourceFailed as exc:
+        raise exc.error from None
+
+
 def _is_open(exc: BaseException, grant: Grant) -> bool:
     """Say whether a change may have taken effect, or may yet, though it raised this."""
     return grant.is_committing and (isinstance(exc, Unavailable) or not isinstance(exc, StoreError))
@@ -372,7 +382,7 @@ def _is_open(exc: BaseException, grant: Grant) -> bool:
 def _give_back() -> None:
     """Give back what stores that nobody closed have in hand, while threads can still end."""
     for each in list(holder.holders):
-        if isinstance(each, Quota):
+        if isinstance(each, Quota) and not each._closed:
             thread = each._thread
             each.close()
             if thread is not None:  # else it would be frozen by the interpreter's end, perhaps with a lock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import replace as copy_with
 from functools import cached_property, partial
@@ -418,11 +419,12 @@ class Store:
     def close(self) -> None:
         """Let go of connections and handles. A scope leaves that to the store that it is a view of."""
         if not self._prefix and not self._calls.closed:
-            self._quota.close()
-            self._calls.closed = True
-            if self._catalog is not None:
-                self._catalog.close()
-            self.driver.close()
+            with contextlib.ExitStack() as stack:  # each is let go of, whatever becomes of the others
+                stack.callback(self.driver.close)
+                if self._catalog is not None:
+                    stack.callback(self._catalog.close)
+                stack.callback(setattr, self._calls, "closed", True)
+                self._quota.close()
 
     def __enter__(self) -> Self:
         return self

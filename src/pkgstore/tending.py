@@ -1,0 +1,232 @@
+"""Seeing to what this process has in hand of a quota; and counting all blobs, when somebody has to.
+
+`pkgstore.quota` says what it is for.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from pkgstore import accounts, keys
+from pkgstore.accounts import Amounts, clock
+from pkgstore.errors import StoreError, Unavailable
+from pkgstore.holder import AHEAD, Gone, Held, Holder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pkgstore.driver import Blob
+
+_log = logging.getLogger("pkgstore")
+
+TICK = 0.2
+"""Seconds after which the thread looks again whether there is something to do."""
+
+_IDLE = 0.5
+
+
+class Tending(Holder):
+    """A holder with a thread, which lives while it has something in hand.
+
+    And a while longer when others have, who may have died.
+    """
+
+    def recount(self, *, if_silent: bool = False) -> None:
+        """Count all blobs, while nobody makes one visible; what those who are silent had in hand is over with that.
+
+        With ``if_silent``, stop when others were faster, and nobody is silent any more. Raises `Unavailable` when
+        others do not hold still.
+        """
+        with self._entered():
+            deadline = clock() + self._calls.timeout + 2 * accounts.LEASE
+            while self._parked:
+                self._wait(deadline)
+            try:
+                while not self._has_counted(deadline):
+                    if if_silent and not self._silent:
+                        break
+            finally:
+                self._parked = self._told = ""
+                self._changed.notify_all()
+
+    def _wait(self, deadline: float) -> None:
+        """Wait a moment for others; count the blobs when they are silent. One that counts is waited for to its end."""
+        if clock() > deadline and not self._is_held_up and self._parked in ("", self._holder):
+            raise Unavailable(f"the blobs of {self._calls.where} are being counted, or its quota changed: try again")
+        self._changed.wait(random.uniform(TICK / 4, TICK))
+        if self._silent and self._parked != self._holder:
+            if self._parked in self._silent:
+                self._parked = ""
+            if not self._parked:
+                self._silent = set()
+                self.recount(if_silent=True)
+
+    @property
+    def _all_counted(self) -> bool:
+        document = self._ledger.read().document
+        return all(account["counted"] for account in document["scopes"].values())
+
+    def _exchange(self, **what: Any) -> dict[str, Any]:
+        document = super()._exchange(**what)
+        if self._beat:
+            self._start_tending()
+        return document
+
+    # -- counting -----------------------------------------------------------------------------------------------------
+
+    def _has_counted(self, deadline: float) -> bool:
+        """Count; False when somebody did not hold still."""
+        self._parked = self._told = self._holder
+        while self._committing:
+            self._wait(deadline)
+        try:
+            document = self._exchange(keep=True, also=self._mark)
+        except Held:
+            self._wait(deadline)
+            return False
+        except Gone:
+            return False
+        doubtful, doubted = self._doubtful, self._doubted
+        try:
+            still = self._still(document, deadline)
+            is_decided = doubted is None or clock() - doubted >= accounts.LEASE
+            scopes = list(document["scopes"])
+            totals = accounts.count(self._beating(), scopes)
+            if is_decided:
+                self._doubtful, self._doubted = Amounts(), None
+            self._exchange(keep=True, also=lambda document: self._enter_totals(document, totals, still))
+            return True
+        except Gone:
+            return False
+        except Held:
+            self._doubtful, self._doubted = doubtful, doubted
+            return False
+        except BaseException:
+            self._doubtful, self._doubted = doubtful, doubted
+            self._unmark()
+            raise
+
+    def _mark(self, document: dict[str, Any]) -> None:
+        counting = document.get("recount", "")
+        if counting not in ("", self._holder) and counting not in self._silent and counting in document["holders"]:
+            raise Held
+        document["recount"] = self._holder
+        for name, each in document["holders"].items():
+            if name != self._holder:
+                each["parked"] = ""  # which may have been for an earlier recount
+
+    def _unmark(self) -> None:
+        def clear(document: dict[str, Any]) -> None:
+            if document.get("recount") == self._holder:
+                del document["recount"]
+
+        try:
+            self._exchange(keep=True, also=clear)
+        except (StoreError, Gone, Held) as exc:
+            _log.warning("others wait for %.0f s for a recount that failed: %s", accounts.LEASE, exc)
+
+    def _still(self, document: dict[str, Any], deadline: float) -> dict[str, str]:
+        """Wait until all others hold still, or are silent; return their beats, for those that are silent."""
+        while True:
+            others = self._look_at_others(document)
+            silent = self._silent
+            moving = [name for name, each in others.items() if name not in silent and each["parked"] != self._holder]
+            if not moving:
+                return {name: others[name]["beat"] for name in silent}
+            if clock() > deadline:
+                raise Unavailable(
+                    f"{len(moving)} publishers in {self._calls.where} did not hold still to have its blobs counted: try"
+                    " again when there is less to do"
+                )
+            self._changed.wait(TICK)
+            document = self._ledger.read().document
+            if clock() - self._contact > accounts.LEASE / 4:
+                document = self._exchange(keep=True)
+
+    def _beating(self) -> Iterator[Blob]:
+        for blobs in self._calls.scan(""):
+            yield from (blob for blob in blobs if keys.is_valid(blob.key))
+            if clock() - self._contact > accounts.LEASE / 4:
+                self._exchange(keep=True)
+
+    def _enter_totals(self, document: dict[str, Any], totals: Amounts, silent: dict[str, str]) -> None:
+        holders = document["holders"]
+        if document.get("recount") != self._holder:
+            raise Held
+        for name, each in holders.items():
+            if name != self._holder and each["parked"] != self._holder and silent.get(name) != each["beat"]:
+                raise Held
+        for name in silent:
+            if name in holders and holders[name]["beat"] == silent[name]:
+                del holders[name]
+        for scope, (size, blobs) in totals.of.items():
+            document["scopes"][scope].update(bytes=size, blobs=blobs, counted=True)
+        del document["recount"]
+
+    # -- the thread ---------------------------------------------------------------------------------------------------
+
+    def _start_tending(self) -> None:
+        if self._thread is None and not self._closed and not sys.is_finalizing():
+            thread = threading.Thread(target=self._tend, name="pkgstore-quota", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as exc:  # the interpreter is shutting down
+                _log.warning("what this process has in hand of a quota is kept without a thread: %s", exc)
+            else:
+                self._thread = thread
+
+    def _tend(self) -> None:
+        pause, told = TICK, False
+        with self._changed:
+            try:
+                while not self._closed:
+                    self._changed.wait(pause)
+                    try:
+                        if self._closed or self._is_tended():
+                            break
+                        pause, told = TICK, False
+                    except (Gone, Held):
+                        pass
+                    except Exception as exc:  # noqa: BLE001 - whatever it is, what is in hand is still to be kept
+                        if self._closed:
+                            break
+                        pause = min(2 * pause, accounts.LEASE / 4)
+                        if not told:
+                            _log.warning("cannot keep what this process has in hand of a quota: %s", exc)
+                        told = True
+            finally:
+                self._thread = None
+
+    def _is_tended(self) -> bool:
+        """Do what has to be done now; return whether that was all."""
+        now = clock()
+        if self._parked == self._holder:
+            return False  # counting, which beats by itself
+        if self._parked:
+            if self._told != self._parked and not self._committing:
+                self._exchange(keep=True)
+            else:
+                self._watch_others()
+        elif self._doubted is not None:
+            if now - self._doubted > accounts.LEASE:
+                self.recount()
+        elif not (self._in_flight or self._busy or self._committing) and now - self._used > _IDLE:
+            return self._is_at_rest(now)
+        if now - self._contact > accounts.LEASE / 4:
+            self._exchange(keep=True)
+        return False
+
+    def _is_at_rest(self, now: float) -> bool:
+        """Give back what is not used; return whether that was all, and nobody else is there who may have died."""
+        self._spare, self._ahead = Amounts(), AHEAD
+        if self._beat or self._unsettled:
+            self._exchange()
+        elif self._others and self._looked is not None and now - self._looked > accounts.LEASE / 4:
+            self._watch_others()
+            if self._silent:
+                self.recount(if_silent=True)
+        return not self._beat and (not self._others or now - self._used > 3 * accounts.LEASE)
