@@ -357,6 +357,12 @@ def test_usage(root: Path) -> None:
     assert json.loads(run("usage", root, "--json").stdout) == {"blobs": 2, "bytes": 2007, **without}
 
 
+@pytest.mark.parametrize("command", [["quota", "--bytes", "1"], ["usage", "--recount"]])
+def test_a_quota_is_not_set_in_what_is_open_for_reading_only(root: Path, command: list[str]) -> None:
+    name, *options = command
+    assert "is open for reading only" in complaint(run(name, f"{root.as_uri()}?readonly=true", *options), 5)
+
+
 def test_quota(root: Path) -> None:
     assert "nothing is set" in complaint(run("quota", root), 2)
     assert "is no number of blobs" in complaint(run("quota", root, "--blobs", "-1"), 2)

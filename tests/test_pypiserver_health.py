@@ -127,6 +127,15 @@ def test_a_store_that_reads_other_bytes_than_were_written_is_not_healthy() -> No
 
 
 @pytest.mark.usefixtures("at_once")
+def test_a_store_whose_quota_is_used_up_is_healthy(tmp_path: Path) -> None:
+    with pkgstore.open(tmp_path) as store:
+        store.publish("there/there-1.0.zip", b"x")
+        store.set_quota(1)
+        assert call(create_app(store, *OPEN), "GET", "/health").status == 200
+        assert [blob.key for blob in store.list()] == ["there/there-1.0.zip"]
+
+
+@pytest.mark.usefixtures("at_once")
 def test_a_surprise_is_a_503_without_its_text(tmp_path: Path) -> None:
     with pkgstore.open(tmp_path) as store:
         app = create_app(store, *OPEN)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -278,6 +280,47 @@ def test_a_reply_is_lost_and_the_blob_is_gone_before_the_retry(store: Store, rep
     with contextlib.suppress(Exists):
         other.publish("a", bytes(500))
     assert_exact(store)
+
+
+def test_a_try_that_ends_before_its_body_leaves_nothing_in_doubt(store: Store) -> None:
+    with FaultPlan(Fault("put", "during", nth=2)) as plan:
+        other = with_driver(store, FaultyDriver(store.driver, plan))
+        other.publish("a", bytes(500))
+        assert other._quota._doubted is None
+    assert_exact(store)
+
+
+def test_a_look_that_is_overtaken_is_dropped(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It began before the quota was set, and ends after it."""
+    with pkgstore.open(url) as store:
+        read = Ledger.read
+
+        def slowly(self: Ledger) -> Any:
+            monkeypatch.setattr(Ledger, "read", read)
+            found = read(self)
+            store.set_quota(10)
+            return found
+
+        monkeypatch.setattr(Ledger, "read", slowly)
+        assert store._quota.is_on()
+
+
+def test_an_interpreter_that_ends_waits_for_nobody(url: str) -> None:
+    """And gives back what a store that was never closed had in hand."""
+    code = f"""
+import sys, pkgstore
+store = pkgstore.open({url!r})
+store.set_quota(1000)
+class Last:
+    def __del__(self, store=store):
+        store.publish("last", b"1")
+sys.last = Last()
+store.publish("a", bytes(100))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    with pkgstore.open(url) as store:
+        assert not document(store).get("holders")
+        assert_exact(store)
 
 
 # -- on the way -------------------------------------------------------------------------------------------------------

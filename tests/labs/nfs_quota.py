@@ -22,6 +22,4 @@ def test_a_limit_is_kept_by_two_clients(url: str, version: str, monkeypatch: pyt
     assert found.faults == []
     assert found.drift == 0
     assert found.highest <= found.limit
-    assert found.kills >= 1
-    assert found.freezes >= 1
-    assert found.operations["published"] >= 4
+    assert found.is_complete

@@ -62,14 +62,17 @@ class Strain:
 
     @property
     def is_complete(self) -> bool:
-        """Whether somebody was killed, and somebody frozen."""
-        return bool(self.kills and self.freezes)
+        """Whether somebody was killed, somebody frozen, and the limit come near."""
+        return bool(self.kills and self.freezes) and self.highest > 0.9 * self.limit
 
 
 def strain(
     opener: Opener, url: str, *, processes: int, seconds: float, limit: int, seed: str, kills: bool = True
 ) -> Strain:
-    """Strain the quota of an empty store for so many seconds, and count."""
+    """Strain the quota of an empty store for so many seconds, and count.
+
+    Where it is not complete by then, it goes on for up to twice as long again.
+    """
     chance = random.Random(seed)
     result = Strain(limit, processes, seed)
     with opener(url) as store, workers(processes) as team, tempfile.TemporaryDirectory() as notes:
@@ -81,7 +84,7 @@ def strain(
         deadline = time.monotonic() + seconds
         frozen: _Frozen | None = None
         late: dict[str, float] = {}  # what those had staged who were killed or stopped, and when their lease is over
-        while time.monotonic() < deadline + (seconds if kills and not result.is_complete else 0) or frozen:
+        while time.monotonic() < deadline + (2 * seconds if kills and not result.is_complete else 0) or frozen:
             awake = [each for each in team if frozen is None or each is not frozen.worker]
             for each in awake:
                 each.stop()
@@ -91,7 +94,7 @@ def strain(
             if frozen and time.monotonic() > frozen.until:
                 frozen.worker.resume()
                 frozen = None
-            elif kills and frozen is None and (not result.is_complete or chance.random() < 0.15):
+            elif kills and frozen is None and (not (result.kills and result.freezes) or chance.random() < 0.15):
                 frozen = _kill_or_freeze(team, task, result, late, chance)
             time.sleep(chance.uniform(0.05, 0.3))  # the strain itself: what is measured is whatever there is by then
         for each in team:
