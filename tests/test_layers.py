@@ -19,6 +19,7 @@ ROWS = [
     ["accounts", "ledger"],
     ["holder"],
     ["tending"],
+    ["granting"],
     ["cache", "catalog", "lease", "quota"],
     ["store"],
     ["opening"],

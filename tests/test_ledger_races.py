@@ -12,7 +12,9 @@ import os
 import random
 from typing import TYPE_CHECKING, Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from pkgstore import keys, ledger
 from pkgstore.bodies import PublishBody
@@ -154,12 +156,37 @@ def rng() -> random.Random:
     return random.Random(seed)
 
 
-def test_many_changes_with_many_faults(stage: Stage, rng: random.Random) -> None:
-    world = World(stage, faults=KINDS - {"overtaken"})
-    world.writer(*[UPDATE] * 3, READ).writer(UPDATE, READ, AFTER_REST, UPDATE).writer(*[UPDATE] * 4).crowd(2, MANY)
-    for _ in range(RUNS):
-        world.wander(rng.randint(0, 6), rng)
+def many(stage: Stage, **what: Any) -> World:
+    """Return a world of several who change the document several times."""
+    world = World(stage, faults=KINDS - {"overtaken"}, **what)
+    world.writer(*[UPDATE] * 3, READ).writer(UPDATE, READ, AFTER_REST, UPDATE).writer(*[UPDATE] * 4)
+    return world.crowd(2, MANY)
+
+
+def wandered(world: World) -> None:
+    """Follow many runs, and the shortest that breaks a promise when one does."""
+
+    @settings(max_examples=RUNS, deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck))
+    @given(st.integers(0, 6), st.randoms(use_true_random=False))
+    def run(faults: int, chance: random.Random) -> None:
+        world.wander(faults, chance)
+
+    run()
+
+
+def test_many_changes_with_many_faults(stage: Stage) -> None:
+    world = many(stage)
+    wandered(world)
     seen(world.report, RUNS, 2 * KEPT + 6)
+
+
+def test_a_long_run_shows_a_broken_ledger(stage: Stage) -> None:
+    class Mutant(Ledger):
+        def _get(self, *args: Any) -> Entry:
+            return super()._get(*args)._replace(transactions=())
+
+    with pytest.raises(Violation, match="is made twice"):
+        wandered(many(stage, kind=Mutant))
 
 
 def test_the_medium_is_as_the_memory_driver(rng: random.Random) -> None:

@@ -36,7 +36,8 @@ class Usage:
     """What a store holds: ``blobs``, their number, and ``bytes``, the sum of their sizes.
 
     Where it has a quota: ``reserved``, the bytes that publishers have in hand; ``limit`` and ``blob_limit``, what it
-    may hold, or None for no limit.
+    may hold, or None for no limit; ``available``, the bytes that it, and the store that it is a scope of, have left, or
+    None where neither has a limit.
     """
 
     blobs: int
@@ -44,11 +45,7 @@ class Usage:
     reserved: int = 0
     limit: int | None = None
     blob_limit: int | None = None
-
-    @property
-    def available(self) -> int | None:
-        """The bytes that are neither used nor reserved; None without a limit."""
-        return None if self.limit is None else max(0, self.limit - self.bytes - self.reserved)
+    available: int | None = None
 
 
 @dataclass
@@ -142,8 +139,24 @@ def usage_of(document: dict[str, Any], prefix: str) -> Usage | None:
     account = document.get("scopes", {}).get(prefix)
     if account is None or not account["counted"]:
         return None
-    reserved = _granted(document, prefix)[0]
-    return Usage(account["blobs"], account["bytes"], reserved, account["limit"], account["blob_limit"])
+    lefts = [
+        _left(document["scopes"][scope], _granted(document, scope)[0])
+        for scope in document["scopes"]
+        if prefix.startswith(scope)
+    ]
+    return Usage(
+        account["blobs"],
+        account["bytes"],
+        _granted(document, prefix)[0],
+        account["limit"],
+        account["blob_limit"],
+        min((left for left in lefts if left is not None), default=None),
+    )
+
+
+def _left(account: dict[str, Any], reserved: int) -> int | None:
+    limit: int | None = account["limit"]
+    return None if limit is None else max(0, limit - account["bytes"] - reserved)
 
 
 def check_room(document: dict[str, Any], holder: str, held: Amounts, need: Amounts) -> None:
@@ -153,8 +166,9 @@ def check_room(document: dict[str, Any], holder: str, held: Amounts, need: Amoun
         size, blobs = _sum(held[scope], need[scope])
         more, others = _granted(document, scope, but=holder)
         if not _fits(account, size + more, blobs + others):
-            limits = account["limit"], account["blob_limit"]
-            usage = Usage(account["blobs"], account["bytes"], held[scope][0] + more, *limits)
+            reserved = held[scope][0] + more
+            limits = account["limit"], account["blob_limit"], _left(account, reserved)
+            usage = Usage(account["blobs"], account["bytes"], reserved, *limits)
             raise Short(scope, usage, others=_fits(account, size, blobs))
 
 

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
 import threading
 import weakref
@@ -17,7 +19,7 @@ from pkgstore.errors import StoreError, Unavailable
 from pkgstore.ledger import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pkgstore.calls import Calls
 
@@ -26,7 +28,8 @@ _log = logging.getLogger("pkgstore")
 LOOK = 2.0
 """Seconds after which one who knew of no quota looks again whether there is one."""
 
-AHEAD = 32
+AHEAD = 256
+"""How many more publishes like the one that asks are granted with it, at most."""
 
 holders: weakref.WeakSet[Holder] = weakref.WeakSet()
 """All of this process."""
@@ -37,7 +40,11 @@ class Gone(Exception):
 
 
 class Held(Exception):
-    """Others have to be waited for: they count all blobs, or change the same key."""
+    """Others have to be waited for: they count all blobs."""
+
+
+class Taken(Held):
+    """Others have to be waited for: they change the same key."""
 
 
 class Uncounted(Held):
@@ -82,6 +89,8 @@ class Holder:
         self._is_held_up = False
         self._busy: set[str] = set()
         self._committing = 0
+        self._failure = ""
+        self._failed = -math.inf
         self._forget()
 
     def _forget(self) -> None:
@@ -95,13 +104,16 @@ class Holder:
         self._doubtful = Amounts()
         self._doubted: float | None = None
         self._unsettled = Amounts()
-        self._claimed: frozenset[str] = frozenset()
+        self._claimed: dict[str, float] = {}
         self._parked = self._told = ""
         self._contact = self._used = clock()
-        self._ahead = AHEAD
 
-    def _entered(self) -> threading.Condition:
-        return self._changed
+    @contextlib.contextmanager
+    def _entered(self) -> Iterator[float]:
+        """Be the only thread in here, but for waits; yield the time at which that was asked for."""
+        asked = clock()
+        with self._changed:
+            yield asked
 
     def is_on(self) -> bool:
         """Say whether the store has a quota; looked up every `LOOK` seconds at most."""
@@ -123,11 +135,15 @@ class Holder:
         claim: str = "",
         keep: bool = False,
         also: Callable[[dict[str, Any]], None] = lambda document: None,
+        asked: float = math.inf,
     ) -> dict[str, Any]:
         """Settle what has changed, draw what is needed, and say that this process lives.
 
-        Raises `Gone` when others have taken it for dead, `Held` when they have to be waited for, and `Short`.
+        Raises `Gone` when others have taken it for dead, `Held` when they have to be waited for, and `Short`. Who has
+        ``asked`` long ago, and waited while another thread tried in vain, does not try for as long again.
         """
+        if asked < self._failed and clock() - asked > self._calls.timeout / 2:
+            raise Unavailable(self._failure)
         plans: dict[str, _Plan] = {}
 
         def change(document: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +171,10 @@ class Holder:
                 if isinstance(exc, Unavailable) or not isinstance(exc, (StoreError, Short, Held, Uncounted)):
                     # Without a beat, a plan that took effect cannot be told from having been taken for dead.
                     self._attempts |= {beat: plan for beat, plan in plans.items() if beat}
+                if isinstance(exc, Unavailable):
+                    self._failure, self._failed = str(exc), clock()
                 raise
+            self._failed = -math.inf
             self._apply(plans[landed])
             self._contact = began
             self._take(document, began)
@@ -187,7 +206,7 @@ class Holder:
         if any(not document["scopes"][scope]["counted"] for scope in need.of):
             raise Uncounted
         if claim and any(claim in each["claims"] for each in others.values()):
-            raise Held
+            raise Taken
         if document.get("recount") == self._holder and self._parked != self._holder:
             del document["recount"]  # of a recount that failed, as did telling that it is over
         accounts.settle(document, self._unsettled)
@@ -195,9 +214,9 @@ class Holder:
         drawn = Amounts()
         if need:
             accounts.check_room(document, self._holder, held, need)
-            drawn = need + accounts.ahead(document, self._holder, held + need, need, self._ahead)
+            drawn = need + accounts.ahead(document, self._holder, held + need, need, AHEAD)
             held += drawn
-        claimed = frozenset((self._busy & self._claimed) | ({claim} if claim else set()))
+        claimed = frozenset((self._busy & self._claimed.keys()) | ({claim} if claim else set()))
         holders.pop(self._holder, None)
         beat = ""
         if keep or held or claimed or self._committing or self._parked or self._doubted is not None:
@@ -212,7 +231,8 @@ class Holder:
         self._attempts = {}
         self._unsettled -= plan.settled
         self._spare += plan.drawn
-        self._claimed = plan.claimed
+        now = clock()
+        self._claimed = {path: self._claimed.get(path, now) for path in plan.claimed}
 
     def _look_at_others(self, document: dict[str, Any]) -> dict[str, Any]:
         """Return what others have in hand."""

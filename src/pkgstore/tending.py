@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import sys
 import threading
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from pkgstore import accounts, keys
 from pkgstore.accounts import Amounts, clock
-from pkgstore.errors import StoreError, Unavailable
-from pkgstore.holder import AHEAD, Gone, Held, Holder
+from pkgstore.errors import Unavailable
+from pkgstore.holder import Gone, Held, Holder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,7 +108,7 @@ class Tending(Holder):
             return False
         except BaseException:
             self._doubtful, self._doubted = doubtful, doubted
-            self._unmark()
+            self._contact = -math.inf  # so that it is told at once that nobody counts
             raise
 
     def _mark(self, document: dict[str, Any]) -> None:
@@ -118,16 +119,6 @@ class Tending(Holder):
         for name, each in document["holders"].items():
             if name != self._holder:
                 each["parked"] = ""  # which may have been for an earlier recount
-
-    def _unmark(self) -> None:
-        def clear(document: dict[str, Any]) -> None:
-            if document.get("recount") == self._holder:
-                del document["recount"]
-
-        try:
-            self._exchange(keep=True, also=clear)
-        except (StoreError, Gone, Held) as exc:
-            _log.warning("others wait for %.0f s for a recount that failed: %s", accounts.LEASE, exc)
 
     def _still(self, document: dict[str, Any], deadline: float) -> dict[str, str]:
         """Wait until all others hold still, or are silent; return their beats, for those that are silent."""
@@ -222,7 +213,7 @@ class Tending(Holder):
 
     def _is_at_rest(self, now: float) -> bool:
         """Give back what is not used; return whether that was all, and nobody else is there who may have died."""
-        self._spare, self._ahead = Amounts(), AHEAD
+        self._spare = Amounts()
         if self._beat or self._unsettled:
             self._exchange()
         elif self._others and self._looked is not None and now - self._looked > accounts.LEASE / 4:

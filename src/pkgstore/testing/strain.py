@@ -28,7 +28,7 @@ from unittest.mock import patch
 import pkgstore
 from pkgstore import Corrupt, Exists, LockTimeout, QuotaExceeded, StoreError, Unavailable, accounts, config, holder
 from pkgstore.ledger import Ledger
-from pkgstore.quota import Grant, Quota
+from pkgstore.quota import Quota
 from pkgstore.testing.processes import Talk, Worker, dismiss, workers
 from pkgstore.testing.sources import Stream
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from pkgstore import Store
+    from pkgstore.granting import Grant
 
     Opener = Callable[..., Store]
 

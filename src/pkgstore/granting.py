@@ -1,0 +1,277 @@
+"""What one change goes through under a quota: bytes are granted, its key is claimed, what came of it is entered.
+
+`pkgstore.quota` says what it is for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from typing import TYPE_CHECKING
+
+from pkgstore import accounts, holder
+from pkgstore.accounts import Amounts, Short, clock
+from pkgstore.errors import LockTimeout, NotFound, QuotaExceeded, StoreError
+from pkgstore.holder import Gone, Held, Taken, Uncounted
+from pkgstore.keys import shown
+from pkgstore.tending import TICK, Tending
+
+if TYPE_CHECKING:
+    from pkgstore.driver import Blob
+
+_log = logging.getLogger("pkgstore")
+
+
+class Otherwise(Exception):
+    """What is to be replaced is not there, or something is, other than was thought: put it in the other way."""
+
+
+class Grant:
+    """What one change has in hand, while its body is read and until it is visible. Made by `pkgstore.quota.Quota`.
+
+    One that ``claims`` its key knows what is there, ``old``, for certain once it ``is_claimed``; before, it is a guess.
+    """
+
+    def __init__(self, granting: Granting, path: str, key: str, *, claims: bool = False) -> None:
+        self._granting = granting
+        self.path = path
+        self.key = key
+        self.claims = claims
+        self.is_claimed = False
+        self.old: Blob | None = None
+        self.size: int | None = None
+        self.epoch = 0
+        self.held = Amounts()
+        self.blobs = 1
+        self.scopes: list[str] = []
+        self.is_committing = False
+
+    def reading(self, count: int) -> None:
+        """Have as many bytes granted as have been read, or will be. Raises `QuotaExceeded`."""
+        if (self.size is None or count > self.size) and self._granting.is_on():
+            self._granting.grow(self, count)
+
+    def finishing(self, count: int) -> None:
+        """Return when the blob may become visible. Raises `QuotaExceeded`; and `Otherwise`."""
+        if self._granting.is_on():
+            if self.claims and not self.is_claimed:
+                self._granting.claim(self)
+            self._granting.begin_commit(self, count)
+
+
+class Granting(Tending):
+    """A holder through which changes go."""
+
+    def grow(self, grant: Grant, size: int) -> None:
+        """Have ``size`` bytes granted to a publish. Raises `QuotaExceeded`, and `Unavailable` when nobody can tell."""
+        with self._entered() as asked:
+            while True:
+                if grant.epoch != self._epoch:
+                    grant.held, grant.epoch = Amounts(), self._epoch
+                need = Amounts.at(self._scopes, grant.path, size, grant.blobs) - grant.held
+                if self._spare.covers(need):
+                    break
+                self._draw(grant.key, need, asked)
+            self._spare -= need
+            self._in_flight += need
+            grant.held += need
+            grant.size, grant.scopes = size, self._scopes
+
+    def begin_commit(self, grant: Grant, size: int | None) -> None:
+        """Return when a change may become visible: its ``size``, if any, is granted, and nobody counts."""
+        with self._entered() as asked:
+            deadline = clock() + self._calls.timeout + 2 * accounts.LEASE
+            while self._scopes:
+                if grant.claims and grant.path not in self._claimed:
+                    raise LockTimeout(
+                        f"{shown(grant.key)} in {self._calls.where} was not changed, as this process had slept, and"
+                        " others had taken over: try again",
+                        key=grant.key,
+                    )
+                if self._parked and not grant.is_committing:  # for whom else the count waits
+                    self._wait(deadline)
+                elif size is not None and not self._is_granted(grant, size):
+                    self.grow(grant, size)
+                elif not self._beat or clock() - self._contact > accounts.LEASE / 2:
+                    try:
+                        self._exchange(keep=True, asked=asked)
+                    except Gone:
+                        pass
+                    except Held:
+                        self._wait(deadline)
+                else:
+                    break
+            grant.epoch = self._epoch
+            self._committing += not grant.is_committing
+            grant.is_committing = True
+
+    def _is_granted(self, grant: Grant, size: int) -> bool:
+        return (
+            grant.epoch == self._epoch
+            and grant.scopes is self._scopes
+            and grant.size is not None
+            and grant.size >= size
+        )
+
+    def _end(
+        self,
+        grant: Grant,
+        blob: Blob | None = None,
+        old: Blob | None = None,
+        *,
+        doubtful: bool = False,
+        known: bool = True,
+    ) -> None:
+        """Account for what has come, and for what is gone; ``known`` says whether that is known."""
+        with self._entered() as asked:
+            self._release(grant)
+            self._committing -= grant.is_committing
+            self._changed.notify_all()
+            has_changed = blob is not None or old is not None
+            if not self._is_still_on(has_changed):
+                return
+            if has_changed and clock() - self._contact > accounts.LEASE / 2:
+                try:
+                    self._exchange(keep=True, asked=asked)
+                except (Gone, Held):
+                    pass
+                except StoreError as exc:
+                    self._doubted = clock()
+                    _log.warning("what was published in %s is entered into its quota later: %s", self._calls.where, exc)
+            is_mine = grant.epoch == self._epoch
+            if is_mine:
+                self._in_flight -= grant.held
+            if doubtful:
+                self._doubtful += grant.held
+                self._doubted = clock()
+            elif has_changed and not (is_mine and known):
+                self._recount_or_tell()
+            elif is_mine:
+                self._enter(grant, blob, old)
+            self._start_tending()
+
+    def _enter(self, grant: Grant, blob: Blob | None, old: Blob | None) -> None:
+        self._spare += grant.held
+        if blob:
+            self._spare -= Amounts.at(grant.scopes, grant.path, blob.size, grant.blobs)
+            self._unsettled += Amounts.at(self._scopes, grant.path, blob.size, 1)
+        if old:
+            self._unsettled -= Amounts.at(self._scopes, grant.path, old.size, 1)
+
+    def _is_still_on(self, has_changed: bool) -> bool:
+        """Say whether there is a quota; one that is set while a blob is on its way is counted without it."""
+        try:
+            return self.is_on() if has_changed else bool(self._scopes)
+        except StoreError as exc:
+            _log.warning("if %s has a quota by now, it is not exact until usage --recount: %s", self._calls.where, exc)
+            return False
+
+    def claim(self, grant: Grant) -> None:
+        """Be the only one, among those who replace and delete, who changes a key until the grant ends; and look.
+
+        Raises `LockTimeout`, and `Otherwise` when it had been taken for there, and is not, or the other way round.
+        """
+        self._claim(grant)
+        was_there = grant.old is not None
+        grant.old = self._there(grant.path, grant.key)
+        if was_there != (grant.old is not None):
+            raise Otherwise
+
+    def _look(self, grant: Grant) -> None:
+        """Find out what is to be replaced, and so whether there will be one blob more."""
+        grant.old = self._there(grant.path, grant.key)
+        grant.blobs = 0 if grant.old else 1
+        grant.size = None  # which is to be granted anew
+
+    def _claim(self, grant: Grant) -> None:
+        path = grant.path
+        with self._entered() as asked:
+            deadline = clock() + self._calls.timeout + 2 * accounts.LEASE
+            if path not in self._busy and clock() - self._claimed.get(path, math.inf) > accounts.LEASE / 4:
+                with contextlib.suppress(Gone, Held):
+                    self._exchange(asked=asked)  # which gives it up: others may be waiting for it
+                self._changed.wait(TICK)
+            while path in self._busy or path not in self._claimed:
+                is_taken = path in self._busy
+                try:
+                    if not is_taken:
+                        self._exchange(claim=path, asked=asked)
+                        continue
+                except Gone:
+                    continue
+                except Held as exc:
+                    is_taken = isinstance(exc, Taken)
+                if is_taken and clock() > deadline:
+                    raise LockTimeout(
+                        f"{shown(grant.key)} in {self._calls.where} was not changed, as others have been replacing or"
+                        f" deleting it for {clock() - asked:.0f} s: try again",
+                        key=grant.key,
+                    )
+                self._wait(deadline)
+            self._busy.add(path)
+            grant.is_claimed = True
+
+    def _release(self, grant: Grant) -> None:
+        with self._entered():
+            if grant.is_claimed:
+                self._busy.discard(grant.path)
+            self._used = clock()
+            self._changed.notify_all()
+            self._start_tending()
+
+    def _there(self, path: str, key: str) -> Blob | None:
+        try:
+            return self._calls.call("stat", key, lambda: self._calls.driver.stat(path))
+        except NotFound:
+            return None
+
+    def _draw(self, key: str, need: Amounts, asked: float) -> None:
+        """Have what is needed granted, and some more; or return when it is to be worked out anew."""
+        epoch = self._epoch
+        until = clock() + self._calls.timeout + 2 * accounts.LEASE
+        counted = clock() + max(holder.LOOK, accounts.LEASE)
+        patient = clock() + 2 * accounts.LEASE
+        self._spare = Amounts()  # too little is of no use, and may be what is missing
+        while epoch == self._epoch:
+            try:
+                self._exchange(need=need, asked=asked)
+                return
+            except Gone:
+                return
+            except Uncounted:
+                if clock() < counted:
+                    self._wait(until)
+                else:
+                    self.recount()  # who set the limit did not live to do it
+            except Held:
+                self._wait(until)
+            except Short as exc:
+                if not exc.others or clock() > patient:
+                    raise self._exceeded(key, need, exc) from None
+                self._wait(until)
+
+    def _exceeded(self, key: str, need: Amounts, short: Short) -> QuotaExceeded:
+        usage = short.usage
+        place = f"{self._calls.where}{short.scope and '/'}{short.scope}"
+        needed = need[short.scope][0]
+        left = usage.available
+        if left is not None and needed > left:
+            what = f"needs {needed:,} bytes, and the quota of {place} has {left:,} left"
+            limit, used = usage.limit, f"{usage.bytes:,} are used and {usage.reserved:,} reserved"
+        else:
+            what = f"is one blob more than the quota of {place} allows"
+            limit, used = usage.blob_limit, f"{usage.blobs:,} are there, and others on their way count too"
+        return QuotaExceeded(
+            f"{shown(key)} {what}: its limit is {limit:,}, of which {used}; delete something, or raise the quota",
+            key=key,
+            limit=usage.limit,
+            used=usage.bytes + usage.reserved,
+            needed=needed,
+        )
+
+    def _recount_or_tell(self) -> None:
+        try:
+            self.recount()
+        except StoreError as exc:
+            _log.warning("the quota of %s is not exact until usage --recount: %s", self._calls.where, exc)
