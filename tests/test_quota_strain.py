@@ -10,11 +10,12 @@ import pytest
 import pkgstore
 from pkgstore import accounts
 from pkgstore.testing.strain import Strain, strain
+from tests import gcs_servers
 from tests.s3_medium import servers
 from tests.smb_medium import fresh, smb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 __all__ = ["servers", "smb"]
@@ -33,10 +34,19 @@ def strained(url: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> Strain:
     return found
 
 
+@pytest.fixture
+def gcs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Yield a bucket of our own fake, which is as strict as the service."""
+    with gcs_servers.our_fake(tmp_path) as server:
+        monkeypatch.setenv("PKGSTORE_GCS_CREDENTIALS_FILE", server.file(server.account()))
+        yield server.url()
+
+
 @pytest.fixture(
     params=[
         pytest.param("local", id="local"),
         pytest.param("ministack", marks=pytest.mark.xdist_group("ministack")),
+        pytest.param("gcs", marks=pytest.mark.xdist_group("gcs")),
         pytest.param("smb", marks=pytest.mark.xdist_group("smb")),
     ]
 )
@@ -44,6 +54,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     found: dict[str, Callable[[], Any]] = {
         "local": lambda: f"file://{tmp_path}/store",
         "ministack": lambda: request.getfixturevalue("servers").store("ministack"),
+        "gcs": lambda: request.getfixturevalue("gcs"),
         "smb": lambda: fresh(request.getfixturevalue("smb")),
     }
     return str(found[request.param]())
