@@ -38,8 +38,9 @@ Label = tuple[str, str, str]
 class Actor(NamedTuple):
     """Where one stands. ``point`` is None when it has ended; ``seen`` is what was there when its scan began.
 
-    ``since`` is the newest generation when its step began, -1 before that, and ``known`` the one when the step before
-    it began; ``failed`` are the names of updates that were told to have changed nothing.
+    ``since`` is the newest generation when its step began, -1 before that; ``known`` the one when the last step before
+    it that went well began, from which it may know what it starts from; ``failed`` are the names of updates that were
+    told to have changed nothing.
     """
 
     point: int | None
@@ -236,7 +237,8 @@ class World:
             return _moved(state, number, actor._replace(point=point, seen=seen))
         failed = self._judge(who, who.step_of(point), actor, state, told)
         is_last = who.step_of(point) == len(who.steps) - 1
-        return _moved(state, number, Actor(None if is_last else who.next_step(point), known=actor.since, failed=failed))
+        known = min(actor.since, actor.known) if told.error else actor.since
+        return _moved(state, number, Actor(None if is_last else who.next_step(point), known=known, failed=failed))
 
     # -- what must hold -----------------------------------------------------------------------------------------------
 
