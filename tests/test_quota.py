@@ -112,6 +112,8 @@ def test_a_limit_below_what_is_there_and_none(store: Store) -> None:
     with pytest.raises(QuotaExceeded):
         store.publish("b", b"1")
     assert store.usage().available == 0
+    with pytest.raises(QuotaExceeded, match="'empty' needs 0 bytes, and the quota of .* has 0 left: its limit is 100"):
+        store.publish("empty", b"")
     store.delete("a")
     store.publish("b", bytes(100))
     store.set_quota()
@@ -504,13 +506,14 @@ def publish_when_told(talk: Talk, url: str, key: str, where: str, size: int) -> 
         elif where == "after":
             driver.after = pause
         elif where == "counting":
-            beating = store._quota._beating
+            counted = store._quota._counted
 
-            def pausing() -> Iterator[Blob]:
-                yield from beating()
+            def pausing(scopes: list[str]) -> Amounts:
+                found = counted(scopes)
                 pause()
+                return found
 
-            store._quota._beating = pausing  # type: ignore[method-assign]
+            store._quota._counted = pausing  # type: ignore[method-assign]
         try:
             if where == "counting":
                 store.usage(recount=True)

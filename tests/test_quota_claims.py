@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 
@@ -12,6 +13,8 @@ import pkgstore
 from pkgstore import LockTimeout, Unavailable
 from pkgstore.accounts import Amounts
 from pkgstore.ledger import Ledger
+from pkgstore.quota import Quota
+from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, with_driver
 from pkgstore.testing.processes import until
 from pkgstore.testing.sources import Once, Stream
 from tests import needs
@@ -19,6 +22,7 @@ from tests.quotas import LIMIT, SHORT, assert_exact, document, hooked, limited, 
 from tests.told import Told
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from pkgstore import Store
@@ -54,6 +58,31 @@ def test_what_is_published_where_something_was_deleted_is_counted(url: str, stor
         other._quota.close()
         assert visible(store) == (300, 1)
         assert_exact(store)
+
+
+def test_a_look_that_fails_is_made_again(url: str, store: Store) -> None:
+    """What was there before the key was claimed is a guess, for a second try as for the first."""
+    store.publish("a", bytes(100))
+    with hooked(url) as (other, driver):
+        driver._plan = FaultPlan(Fault("stat", "before", nth=2))
+        change = Once(lambda: store.publish("a", bytes(200), replace=True))
+        with unretried(other, "stat"):
+            other.publish("a", Told(bytes(300), lambda at: change()), replace=True)
+        assert driver._plan.unfired == []
+        other._quota.close()
+        assert_exact(store)
+
+
+@contextlib.contextmanager
+def unretried(store: Store, verb: str) -> Iterator[None]:
+    """Let calls for one verb fail at once, as when their time is over and that of the call around them is not."""
+    call = store._calls.call
+
+    def once(what: str, *args: Any, retry: bool = True, **options: Any) -> Any:
+        return call(what, *args, retry=retry and what != verb, **options)
+
+    with patch.object(store._calls, "call", once):
+        yield
 
 
 def test_a_stream_is_sent_once_and_keeps_its_key_to_itself(url: str, store: Store) -> None:
@@ -100,6 +129,7 @@ def test_a_scope_has_no_more_left_than_its_store(store: Store) -> None:
     assert [each.usage().available for each in (store, tenant, other)] == [600, 600, 600]
     tenant.set_quota(500)
     assert [each.usage().available for each in (store, tenant, other)] == [600, 100, 600]
+    assert store.scope("unlimited/").usage().available == 600
 
 
 def test_a_medium_that_is_full_to_the_last_byte_can_be_cleared(tmp_path: Path) -> None:
@@ -117,6 +147,24 @@ def test_a_medium_that_is_full_to_the_last_byte_can_be_cleared(tmp_path: Path) -
         store.delete("a")
         assert visible(store) == (0, 0)
         assert_exact(store)
+
+
+def test_a_reply_is_lost_on_a_full_medium(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.publish("a", bytes(500))
+    until(lambda: not document(store).get("holders"), "that all is quiet")
+    with monkeypatch.context() as patched:
+
+        def full(*args: Any) -> None:
+            raise pkgstore.Full("there is no room")
+
+        patched.setattr(Quota, "_claim", full)
+        plan = FaultPlan(Fault("delete", "after"))
+        other = with_driver(store, FaultyDriver(store.driver, plan), timeout=0)
+        with pytest.raises(Unavailable):
+            other.delete("a")
+    until(lambda: store.usage().bytes == 0, "that it is counted")
+    assert_exact(store)
+    other._quota.close()
 
 
 def test_threads_wait_for_an_outage_together(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,12 +110,16 @@ class Beats:
 
 
 class Short(Exception):
-    """A scope has no room for what is needed. ``others`` says whether it would have, but for what others hold."""
+    """A scope has no room for what is needed: no bytes, if ``in_bytes``, or else no blobs.
 
-    def __init__(self, scope: str, usage: Usage, *, others: bool) -> None:
+    ``others`` says whether it would have, but for what others hold.
+    """
+
+    def __init__(self, scope: str, usage: Usage, *, in_bytes: bool, others: bool) -> None:
         super().__init__(scope)
         self.scope = scope
         self.usage = usage
+        self.in_bytes = in_bytes
         self.others = others
 
 
@@ -139,19 +143,21 @@ def usage_of(document: dict[str, Any], prefix: str) -> Usage | None:
     account = document.get("scopes", {}).get(prefix)
     if account is None or not account["counted"]:
         return None
-    lefts = [
-        _left(document["scopes"][scope], _granted(document, scope)[0])
-        for scope in document["scopes"]
-        if prefix.startswith(scope)
-    ]
     return Usage(
         account["blobs"],
         account["bytes"],
         _granted(document, prefix)[0],
         account["limit"],
         account["blob_limit"],
-        min((left for left in lefts if left is not None), default=None),
+        available(document, prefix),
     )
+
+
+def available(document: dict[str, Any], prefix: str) -> int | None:
+    """Return the bytes that a scope, and those that it lies in, have left; None where none of them has a limit."""
+    scopes = document.get("scopes", {}).items()
+    lefts = [_left(account, _granted(document, scope)[0]) for scope, account in scopes if prefix.startswith(scope)]
+    return min((left for left in lefts if left is not None), default=None)
 
 
 def _left(account: dict[str, Any], reserved: int) -> int | None:
@@ -169,7 +175,8 @@ def check_room(document: dict[str, Any], holder: str, held: Amounts, need: Amoun
             reserved = held[scope][0] + more
             limits = account["limit"], account["blob_limit"], _left(account, reserved)
             usage = Usage(account["blobs"], account["bytes"], reserved, *limits)
-            raise Short(scope, usage, others=_fits(account, size, blobs))
+            in_bytes = not _fits({**account, "blob_limit": None}, size + more, 0)
+            raise Short(scope, usage, in_bytes=in_bytes, others=_fits(account, size, blobs))
 
 
 def ahead(document: dict[str, Any], holder: str, held: Amounts, need: Amounts, times: int) -> Amounts:

@@ -30,7 +30,8 @@ class Otherwise(Exception):
 class Grant:
     """What one change has in hand, while its body is read and until it is visible. Made by `pkgstore.quota.Quota`.
 
-    One that ``claims`` its key knows what is there, ``old``, for certain once it ``is_claimed``; before, it is a guess.
+    One that ``claims`` its key knows what is there, ``old``, for certain only when it has looked, ``is_sure``, after it
+    ``is_claimed``.
     """
 
     def __init__(self, granting: Granting, path: str, key: str, *, claims: bool = False) -> None:
@@ -39,6 +40,7 @@ class Grant:
         self.key = key
         self.claims = claims
         self.is_claimed = False
+        self.is_sure = False
         self.old: Blob | None = None
         self.size: int | None = None
         self.epoch = 0
@@ -55,7 +57,7 @@ class Grant:
     def finishing(self, count: int) -> None:
         """Return when the blob may become visible. Raises `QuotaExceeded`; and `Otherwise`."""
         if self._granting.is_on():
-            if self.claims and not self.is_claimed:
+            if self.claims and not self.is_sure:
                 self._granting.claim(self)
             self._granting.begin_commit(self, count)
 
@@ -72,6 +74,12 @@ class Granting(Tending):
                 need = Amounts.at(self._scopes, grant.path, size, grant.blobs) - grant.held
                 if self._spare.covers(need):
                     break
+                if grant.is_committing:  # for which a count would wait, and it for the count
+                    raise LockTimeout(
+                        f"the quota of {self._calls.where} was changed, or this process had slept, while"
+                        f" {shown(grant.key)} was being published: try again",
+                        key=grant.key,
+                    )
                 self._draw(grant.key, need, asked)
             self._spare -= need
             self._in_flight += need
@@ -90,7 +98,7 @@ class Granting(Tending):
                         key=grant.key,
                     )
                 if self._parked and not grant.is_committing:  # for whom else the count waits
-                    self._wait(deadline)
+                    self._wait(math.inf)
                 elif size is not None and not self._is_granted(grant, size):
                     self.grow(grant, size)
                 elif not self._beat or clock() - self._contact > accounts.LEASE / 2:
@@ -102,7 +110,8 @@ class Granting(Tending):
                         self._wait(deadline)
                 else:
                     break
-            grant.epoch = self._epoch
+            if grant.epoch != self._epoch:
+                grant.held, grant.epoch = Amounts(), self._epoch
             self._committing += not grant.is_committing
             grant.is_committing = True
 
@@ -126,30 +135,39 @@ class Granting(Tending):
         """Account for what has come, and for what is gone; ``known`` says whether that is known."""
         with self._entered() as asked:
             self._release(grant)
-            self._committing -= grant.is_committing
-            self._changed.notify_all()
+            self._withdraw(grant)
             has_changed = blob is not None or old is not None
             if not self._is_still_on(has_changed):
                 return
-            if has_changed and clock() - self._contact > accounts.LEASE / 2:
-                try:
-                    self._exchange(keep=True, asked=asked)
-                except (Gone, Held):
-                    pass
-                except StoreError as exc:
-                    self._doubted = clock()
-                    _log.warning("what was published in %s is entered into its quota later: %s", self._calls.where, exc)
             is_mine = grant.epoch == self._epoch
             if is_mine:
                 self._in_flight -= grant.held
             if doubtful:
                 self._doubtful += grant.held
                 self._doubted = clock()
-            elif has_changed and not (is_mine and known):
-                self._recount_or_tell()
-            elif is_mine:
+            elif is_mine and known:
                 self._enter(grant, blob, old)
             self._start_tending()
+            if has_changed and not (is_mine and known and self._is_still_mine(asked)):
+                self._recount_or_tell()
+
+    def _withdraw(self, grant: Grant) -> None:
+        """Have a count wait for a change no longer."""
+        self._committing -= grant.is_committing
+        grant.is_committing = False
+        self._changed.notify_all()
+
+    def _is_still_mine(self, asked: float) -> bool:
+        """Say whether nobody can have taken this process for dead, and have counted what it just entered."""
+        if clock() - self._contact > accounts.LEASE / 2:
+            try:
+                self._exchange(keep=True, asked=asked)
+            except Gone:
+                return False
+            except StoreError as exc:
+                self._doubted = clock()
+                _log.warning("what was published in %s is entered into its quota later: %s", self._calls.where, exc)
+        return True
 
     def _enter(self, grant: Grant, blob: Blob | None, old: Blob | None) -> None:
         self._spare += grant.held
@@ -172,15 +190,18 @@ class Granting(Tending):
 
         Raises `LockTimeout`, and `Otherwise` when it had been taken for there, and is not, or the other way round.
         """
-        self._claim(grant)
+        if not grant.is_claimed:
+            self._claim(grant)
         was_there = grant.old is not None
         grant.old = self._there(grant.path, grant.key)
+        grant.is_sure = True
         if was_there != (grant.old is not None):
             raise Otherwise
 
     def _look(self, grant: Grant) -> None:
         """Find out what is to be replaced, and so whether there will be one blob more."""
         grant.old = self._there(grant.path, grant.key)
+        grant.is_sure = grant.is_claimed
         grant.blobs = 0 if grant.old else 1
         grant.size = None  # which is to be granted anew
 
@@ -255,9 +276,8 @@ class Granting(Tending):
         usage = short.usage
         place = f"{self._calls.where}{short.scope and '/'}{short.scope}"
         needed = need[short.scope][0]
-        left = usage.available
-        if left is not None and needed > left:
-            what = f"needs {needed:,} bytes, and the quota of {place} has {left:,} left"
+        if short.in_bytes:
+            what = f"needs {needed:,} bytes, and the quota of {place} has {usage.available:,} left"
             limit, used = usage.limit, f"{usage.bytes:,} are used and {usage.reserved:,} reserved"
         else:
             what = f"is one blob more than the quota of {place} allows"
@@ -274,4 +294,7 @@ class Granting(Tending):
         try:
             self.recount()
         except StoreError as exc:
-            _log.warning("the quota of %s is not exact until usage --recount: %s", self._calls.where, exc)
+            _log.warning("the quota of %s is exact only after a recount, still to come: %s", self._calls.where, exc)
+            with self._entered():
+                self._doubted = clock()
+                self._start_tending()

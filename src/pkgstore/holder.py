@@ -162,23 +162,25 @@ class Holder:
                     raise Gone
             except _Landed:
                 continue
-            except Gone:
-                doubted = self._doubted
-                self._forget()
-                self._doubted = doubted
-                raise
             except BaseException as exc:
-                if isinstance(exc, Unavailable) or not isinstance(exc, (StoreError, Short, Held, Uncounted)):
-                    # Without a beat, a plan that took effect cannot be told from having been taken for dead.
-                    self._attempts |= {beat: plan for beat, plan in plans.items() if beat}
-                if isinstance(exc, Unavailable):
-                    self._failure, self._failed = str(exc), clock()
+                self._take_notice(exc, plans)
                 raise
             self._failed = -math.inf
             self._apply(plans[landed])
             self._contact = began
             self._take(document, began)
             return document
+
+    def _take_notice(self, exc: BaseException, plans: dict[str, _Plan]) -> None:
+        """Take notice of how an exchange ended that did not end well."""
+        if isinstance(exc, Gone):
+            doubted = self._doubted
+            self._forget()
+            self._doubted = doubted
+        elif isinstance(exc, Unavailable) or not isinstance(exc, (StoreError, Short, Held)):
+            # Without a beat, a plan that took effect cannot be told from having been taken for dead.
+            self._attempts |= {beat: plan for beat, plan in plans.items() if beat}
+        self._failure, self._failed = (str(exc), clock()) if isinstance(exc, Unavailable) else ("", -math.inf)
 
     def _check_mine(self, document: dict[str, Any]) -> None:
         """Raise `Gone` when the ledger does not say of this process what it should."""

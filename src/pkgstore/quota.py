@@ -27,7 +27,7 @@ from pkgstore.accounts import Amounts, Usage, clock
 from pkgstore.errors import Exists, Full, QuotaExceeded, StoreError, Unavailable
 from pkgstore.granting import Grant, Granting, Otherwise
 from pkgstore.hashing import SourceFailed
-from pkgstore.holder import Gone
+from pkgstore.holder import Gone, Held
 from pkgstore.keys import shown
 from pkgstore.tending import TICK
 
@@ -43,13 +43,14 @@ _log = logging.getLogger("pkgstore")
 class Quota(Granting):
     """The accounts of a store, by which all publishing, replacing and deleting goes."""
 
-    def usage(self, prefix: str) -> Usage | None:
-        """Return what the ledger says of a scope; None where it has no account."""
+    def usage(self, prefix: str, counted: Callable[[], tuple[int, int]]) -> Usage:
+        """Return what the ledger says of a scope; where it has no account, the blobs and bytes that are ``counted``."""
         with self._entered() as asked:
             if self._unsettled:
                 with contextlib.suppress(Gone):
                     self._exchange(asked=asked)
-        return accounts.usage_of(self._ledger.read().document, prefix)
+        document = self._ledger.read().document
+        return accounts.usage_of(document, prefix) or Usage(*counted(), available=accounts.available(document, prefix))
 
     def set_limits(self, prefix: str, size: int | None, blobs: int | None) -> None:
         """Limit a scope from now on. Where there was no account of it, its blobs are counted first."""
@@ -83,13 +84,13 @@ class Quota(Granting):
             self._end(grant, doubtful=source.left_open and grant.is_committing)
             raise
         except BaseException as exc:
-            self._end(grant, doubtful=_is_open(exc, grant))
+            self._end(grant, doubtful=grant.is_committing and _is_open(exc))
             raise
         # An earlier try may have been visible before another deleted or replaced it.
         if source.left_open and not grant.claims:
             self._end(grant, doubtful=True)
         else:
-            self._end(grant, blob, grant.old, known=grant.is_claimed or not replace)
+            self._end(grant, blob, grant.old, known=grant.is_sure or not replace)
         return blob
 
     def _put(self, grant: Grant, source: PublishBody, *, replace: bool) -> Blob:
@@ -109,6 +110,8 @@ class Quota(Granting):
             except (Exists, Otherwise) as exc:
                 if not replace:
                     raise
+                with self._entered():
+                    self._withdraw(grant)  # nothing of it can be visible
                 if not source.replayable:
                     raise Unavailable(
                         f"{shown(key)} was published in {self._calls.where} at the same moment: replace it again",
@@ -122,24 +125,22 @@ class Quota(Granting):
             delete()
             return
         grant = Grant(self, path, key, claims=True)
+        is_entered = True
         try:
             self._claim(grant)
             self.begin_commit(grant, None)
         except Full as exc:
-            self._release(grant)
+            is_entered = False
             _log.warning("%s; what is deleted is counted afterwards", exc)
-            if delete():
-                self._recount_or_tell()
-            return
         except BaseException:
             self._release(grant)
             raise
         try:
             old = delete()
         except BaseException as exc:
-            self._end(grant, doubtful=_is_open(exc, grant))
+            self._end(grant, doubtful=_is_open(exc))
             raise
-        self._end(grant, None, old)
+        self._end(grant, None, old, known=is_entered)
 
     def close(self) -> None:
         """Give back what is in hand. What cannot be given back stays counted until the blobs are counted again."""
@@ -148,9 +149,9 @@ class Quota(Granting):
             self._spare = Amounts()
             self._changed.notify_all()
             try:
-                if self._beat or self._unsettled:
+                if self._beat or self._attempts or self._unsettled:
                     self._exchange()
-            except Gone:
+            except (Gone, Held):
                 pass
             except StoreError as exc:
                 _log.warning("what this process had in hand stays counted until usage --recount: %s", exc)
@@ -165,9 +166,9 @@ def _read(source: PublishBody) -> None:
         raise exc.error from None
 
 
-def _is_open(exc: BaseException, grant: Grant) -> bool:
+def _is_open(exc: BaseException) -> bool:
     """Say whether a change may have taken effect, or may yet, though it raised this."""
-    return grant.is_committing and (isinstance(exc, Unavailable) or not isinstance(exc, StoreError))
+    return isinstance(exc, Unavailable) or not isinstance(exc, StoreError)
 
 
 @atexit.register

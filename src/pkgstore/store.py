@@ -9,7 +9,6 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from pkgstore import config, keys
-from pkgstore.accounts import Usage
 from pkgstore.bodies import PublishBody
 from pkgstore.cache.absent import Absent
 from pkgstore.cache.reading import CachedReader, Entry
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from pkgstore.accounts import Usage
     from pkgstore.bodies import BodyLike
     from pkgstore.cache.folder import Cache
     from pkgstore.calls import Calls
@@ -263,7 +263,7 @@ class Store:
             self._check_writable("recount the blobs", "")
             if self._quota.is_on():
                 self._quota.recount()
-        return self._quota.usage(self._prefix) or self._counted()
+        return self._quota.usage(self._prefix, self._counted)
 
     def set_quota(self, bytes: int | str | None = None, *, blobs: int | None = None) -> None:  # noqa: A002
         """Let the store, or this scope of it, hold no more than so many bytes and blobs.
@@ -277,12 +277,12 @@ class Store:
             raise Misconfigured(f"the quota blobs={blobs!r} is no number of blobs")
         self._quota.set_limits(self._prefix, None if bytes is None else config.size("bytes", bytes), blobs)
 
-    def _counted(self) -> Usage:
+    def _counted(self) -> tuple[int, int]:
         blobs = size = 0
         for blob in self.list():
             blobs += 1
             size += blob.size
-        return Usage(blobs, size)
+        return blobs, size
 
     def adopt(self, key: str) -> Blob:
         """Return what is at ``key``, with its sha256: recorded, or else computed now, by reading it, and recorded.

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import random
@@ -20,6 +21,7 @@ from pkgstore.holder import Gone, Held, Holder
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pkgstore.calls import Calls
     from pkgstore.driver import Blob
 
 _log = logging.getLogger("pkgstore")
@@ -44,12 +46,14 @@ class Tending(Holder):
         """
         with self._entered():
             deadline = clock() + self._calls.timeout + 2 * accounts.LEASE
-            while self._parked:
-                self._wait(deadline)
             try:
-                while not self._has_counted(deadline):
-                    if if_silent and not self._silent:
+                while True:
+                    while self._parked:
+                        self._wait(math.inf)
+                    if self._has_counted(deadline) or (if_silent and not self._silent):
                         break
+                    if clock() > deadline:
+                        raise self._held_up()
             finally:
                 self._parked = self._told = ""
                 self._changed.notify_all()
@@ -57,14 +61,27 @@ class Tending(Holder):
     def _wait(self, deadline: float) -> None:
         """Wait a moment for others; count the blobs when they are silent. One that counts is waited for to its end."""
         if clock() > deadline and not self._is_held_up and self._parked in ("", self._holder):
-            raise Unavailable(f"the blobs of {self._calls.where} are being counted, or its quota changed: try again")
-        self._changed.wait(random.uniform(TICK / 4, TICK))
+            raise self._held_up()
+        self._pause(random.uniform(TICK / 4, TICK))
         if self._silent and self._parked != self._holder:
             if self._parked in self._silent:
                 self._parked = ""
             if not self._parked:
                 self._silent = set()
                 self.recount(if_silent=True)
+
+    def _pause(self, seconds: float) -> None:
+        """Let other threads in, for so long or until something has changed. The one that tends does so meanwhile."""
+        self._changed.wait(seconds)
+        if self._closed:
+            raise ValueError(f"the store {self._calls.where} is closed")
+        self._start_tending()
+        if self._thread in (None, threading.current_thread()):
+            with contextlib.suppress(Gone, Held):
+                self._keep()
+
+    def _held_up(self) -> Unavailable:
+        return Unavailable(f"the blobs of {self._calls.where} are being counted, or its quota changed: try again")
 
     @property
     def _all_counted(self) -> bool:
@@ -84,9 +101,13 @@ class Tending(Holder):
         self._parked = self._told = self._holder
         while self._committing:
             self._wait(deadline)
+        if self._parked != self._holder:  # it was taken for dead meanwhile
+            return False
         try:
             document = self._exchange(keep=True, also=self._mark)
         except Held:
+            self._parked = self._told = ""
+            self._watch_others()  # to hold still for who counts
             self._wait(deadline)
             return False
         except Gone:
@@ -96,7 +117,7 @@ class Tending(Holder):
             still = self._still(document, deadline)
             is_decided = doubted is None or clock() - doubted >= accounts.LEASE
             scopes = list(document["scopes"])
-            totals = accounts.count(self._beating(), scopes)
+            totals = self._counted(scopes)
             if is_decided:
                 self._doubtful, self._doubted = Amounts(), None
             self._exchange(keep=True, also=lambda document: self._enter_totals(document, totals, still))
@@ -133,16 +154,24 @@ class Tending(Holder):
                     f"{len(moving)} publishers in {self._calls.where} did not hold still to have its blobs counted: try"
                     " again when there is less to do"
                 )
-            self._changed.wait(TICK)
+            self._pause(TICK)
             document = self._ledger.read().document
-            if clock() - self._contact > accounts.LEASE / 4:
-                document = self._exchange(keep=True)
 
-    def _beating(self) -> Iterator[Blob]:
-        for blobs in self._calls.scan(""):
-            yield from (blob for blob in blobs if keys.is_valid(blob.key))
-            if clock() - self._contact > accounts.LEASE / 4:
-                self._exchange(keep=True)
+    def _counted(self, scopes: list[str]) -> Amounts:
+        """Count in a thread of its own, so that the one that tends can go on, however long a listing takes."""
+        count = _Count(self._calls, scopes, self._changed)
+        try:
+            count.start()
+        except RuntimeError as exc:  # the interpreter is shutting down
+            raise Unavailable(f"the blobs of {self._calls.where} cannot be counted any more: {exc}") from None
+        try:
+            while count.totals is None:
+                self._pause(TICK)
+                if count.error is not None:
+                    raise count.error
+        finally:
+            count.is_dropped = True
+        return count.totals
 
     def _enter_totals(self, document: dict[str, Any], totals: Amounts, silent: dict[str, str]) -> None:
         holders = document["holders"]
@@ -195,29 +224,59 @@ class Tending(Holder):
     def _is_tended(self) -> bool:
         """Do what has to be done now; return whether that was all."""
         now = clock()
-        if self._parked == self._holder:
-            return False  # counting, which beats by itself
-        if self._parked:
+        if not self._parked:
+            if self._doubted is not None:
+                if now - self._doubted > accounts.LEASE:
+                    self.recount()
+            elif not (self._in_flight or self._busy or self._committing) and now - self._used > _IDLE:
+                return self._is_at_rest(now)
+        self._keep()
+        return False
+
+    def _keep(self) -> None:
+        """Say that this process lives, and that it holds still for who counts; look at how far that has come."""
+        if self._parked not in ("", self._holder):
             if self._told != self._parked and not self._committing:
                 self._exchange(keep=True)
             else:
                 self._watch_others()
-        elif self._doubted is not None:
-            if now - self._doubted > accounts.LEASE:
-                self.recount()
-        elif not (self._in_flight or self._busy or self._committing) and now - self._used > _IDLE:
-            return self._is_at_rest(now)
-        if now - self._contact > accounts.LEASE / 4:
+        if clock() - self._contact > accounts.LEASE / 4:
             self._exchange(keep=True)
-        return False
 
     def _is_at_rest(self, now: float) -> bool:
         """Give back what is not used; return whether that was all, and nobody else is there who may have died."""
         self._spare = Amounts()
-        if self._beat or self._unsettled:
+        if self._beat or self._attempts or self._unsettled:
             self._exchange()
         elif self._others and self._looked is not None and now - self._looked > accounts.LEASE / 4:
             self._watch_others()
             if self._silent:
                 self.recount(if_silent=True)
         return not self._beat and (not self._others or now - self._used > 3 * accounts.LEASE)
+
+
+class _Count(threading.Thread):
+    """Counts what is there: ``totals``, or ``error``. It ends early when it ``is_dropped``."""
+
+    def __init__(self, calls: Calls, scopes: list[str], changed: threading.Condition) -> None:
+        super().__init__(name="pkgstore-count", daemon=True)
+        self._calls = calls
+        self._scopes = scopes
+        self._changed = changed
+        self.totals: Amounts | None = None
+        self.error: Exception | None = None
+        self.is_dropped = False
+
+    def run(self) -> None:
+        try:
+            self.totals = accounts.count(self._blobs(), self._scopes)
+        except Exception as exc:  # noqa: BLE001 - raised by whoever waits
+            self.error = exc
+        with self._changed:
+            self._changed.notify_all()
+
+    def _blobs(self) -> Iterator[Blob]:
+        for blobs in self._calls.scan(""):
+            if self.is_dropped:
+                return
+            yield from (blob for blob in blobs if keys.is_valid(blob.key))

@@ -1,0 +1,194 @@
+"""Recounts that meet slow media, slow publishers and each other; and what failed in one, for a later one to mend."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import pkgstore
+from pkgstore import QuotaExceeded, Unavailable
+from pkgstore.accounts import Amounts, Short
+from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, Outage, with_driver
+from pkgstore.testing.processes import until
+from pkgstore.testing.sources import Once
+from tests.quotas import SHORT, Hooked, assert_exact, hooked, quick, store, url, visible
+from tests.told import Told
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pkgstore import Blob, Store
+
+__all__ = ["quick", "store", "url"]
+
+LONG = 3 * SHORT
+
+
+class Slow(Hooked):
+    """A driver whose list of all blobs takes longer than a lease before its first name, each time that it is asked."""
+
+    is_failing = False
+    counts = 0
+
+    def scan(self, prefix: str) -> Iterator[Blob]:
+        if not prefix:
+            self.counts += 1
+            if self.is_failing:
+                raise Outage
+            time.sleep(LONG)
+        yield from super().scan(prefix)
+
+
+@pytest.mark.parametrize("by_itself", [True, False], ids=["by itself", "when asked"])
+def test_one_that_recounts_while_its_own_blob_is_late_is_alive(url: str, store: Store, by_itself: bool) -> None:
+    """Its recount waits for its own publisher, for longer than a lease; nobody may give its bytes away."""
+    with hooked(url) as (other, driver), ThreadPoolExecutor(3) as pool:
+        go, reached = threading.Event(), threading.Event()
+        driver.before = lambda: (reached.set(), go.wait(60))
+        slow = pool.submit(other.publish, "slow", bytes(700))
+        reached.wait(60)
+        if by_itself:
+            with other._quota._changed:
+                other._quota._doubted = -SHORT
+        recount = pool.submit(other.usage, recount=not by_itself)
+        until(lambda: other._quota._parked == other._quota._holder, "that it is about to count")
+        refused = pool.submit(store.publish, "more", bytes(700))
+        with pytest.raises(QuotaExceeded):
+            refused.result(60)
+        go.set()
+        slow.result(60)
+        recount.result(60)
+        assert visible(store) == (700, 1)
+        assert_exact(store)
+
+
+def test_a_listing_that_takes_longer_than_a_lease(url: str, store: Store) -> None:
+    with pkgstore.open(url) as below, ThreadPoolExecutor(2) as pool:
+        driver = Slow(below)
+        counter = with_driver(below, driver)
+        counter.publish("a", b"1")
+        holding = counter._quota._epoch
+        count = pool.submit(counter.usage, recount=True)
+        until(lambda: driver.counts > 0, "that the count has begun")
+        store.publish("b", b"2")
+        count.result(60)
+        assert driver.counts == 1
+        assert counter._quota._epoch == holding, "it was taken for dead"
+        assert_exact(store)
+        counter._quota.close()
+
+
+def test_two_who_recount_at_once_do_not_take_each_other_for_dead(url: str, store: Store) -> None:
+    with pkgstore.open(url) as other, ThreadPoolExecutor(4) as pool:
+        both = (store, other)
+        go, ready = threading.Event(), threading.Barrier(3)
+        hold = [Once(lambda: (ready.wait(60), go.wait(60))) for _ in both]
+        bodies = [Told(bytes(100), lambda at, each=each: at and each()) for each in hold]
+        published = [pool.submit(each.publish, f"{number}", bodies[number]) for number, each in enumerate(both)]
+        ready.wait(60)
+        holding = [each._quota._epoch for each in both]
+        for count in [pool.submit(each.usage, recount=True) for each in both]:
+            count.result(60)
+        assert [each._quota._epoch for each in both] == holding
+        go.set()
+        for each in published:
+            each.result(60)
+        assert_exact(store)
+
+
+def test_of_two_who_doubt_at_once_each_holds_still_for_the_other(url: str, store: Store) -> None:
+    """What counts for them is the very thread that says so."""
+    with pkgstore.open(url) as other:
+        both = (store, other)
+        for number, each in enumerate(both):
+            each.publish(f"{number}", bytes(100))
+        holding = [each._quota._epoch for each in both]
+        for each in both:
+            with each._quota._changed:
+                each._quota._doubted = -SHORT
+        until(lambda: not any(each._quota._doubted is not None for each in both), "that both have counted")
+        assert [each._quota._epoch for each in both] == holding
+        assert_exact(store)
+
+
+def test_a_close_ends_a_wait_for_a_count_of_another(url: str, store: Store) -> None:
+    with pkgstore.open(url) as below, pkgstore.open(url) as other, ThreadPoolExecutor(2) as pool:
+        counter = with_driver(below, Slow(below))
+        other.publish("first", b"1")
+        counting = Once(lambda: pool.submit(counter.usage, recount=True))
+
+        def count(at: int) -> None:
+            if at:
+                counting()
+                until(lambda: other._quota._parked != "", "that it holds still")
+
+        waiting = pool.submit(other.publish, "a", Told(bytes(100), count))
+        until(lambda: other._quota._parked != "", "that it holds still")
+        other.close()
+        with pytest.raises((ValueError, Unavailable), match="closed"):
+            waiting.result(60)
+        counter._quota.close()
+
+
+def test_a_recount_that_fails_is_done_later(url: str, store: Store) -> None:
+    """One that slept while its blob became visible has to count, and cannot at first."""
+    with pkgstore.open(url) as below:
+        driver = Slow(below)
+        other = with_driver(below, driver, timeout=0.1)
+
+        def sleep() -> None:
+            with other._quota._changed:
+                store.usage(recount=True)
+            driver.is_failing = True
+
+        driver.after = Once(sleep)
+        other.publish("a", bytes(600))
+        assert driver.counts >= 1
+        driver.is_failing = False
+        until(lambda: store.usage().bytes == 600, "that it is counted")
+        assert_exact(store)
+        other._quota.close()
+
+
+def test_a_publisher_that_has_to_draw_again_does_not_wait_for_a_count_that_waits_for_it(url: str, store: Store) -> None:
+    with hooked(url) as (other, driver), ThreadPoolExecutor(1) as pool:
+
+        def meanwhile() -> None:
+            limits.append(pool.submit(store.scope("t/").set_quota, 900))
+            until(lambda: "t/" in other._quota._scopes, "that it knows of the scope")
+            raise Outage
+
+        limits: list[Any] = []
+        driver.before = Once(meanwhile)
+        with pytest.raises(Unavailable, match="this process had slept, while 't/k' was being"):
+            other.publish("t/k", bytes(100))
+        limits[0].result(60)
+        assert_exact(store)
+
+
+def test_what_landed_unknown_to_its_process_is_given_back(url: str, store: Store) -> None:
+    with pkgstore.open(url) as below:
+        plan = FaultPlan(Fault("put", "after"), Fault("scan", "before", nth=2))
+        other = with_driver(below, FaultyDriver(below.driver, plan), timeout=0)
+        with pytest.raises(Unavailable):
+            other.publish("a", bytes(100))
+        assert plan.unfired == []
+        assert_exact(store)
+
+
+def test_an_outage_that_is_over_is_not_told_of(url: str, store: Store) -> None:
+    """Who asked before it was over, and had to wait for something else, is not told what another was told."""
+    with hooked(url, timeout=1.0) as (other, driver), other._quota._entered() as asked:
+        driver.is_cut_off = True
+        with pytest.raises(Unavailable):
+            other._quota._exchange(keep=True)
+        driver.is_cut_off = False
+        with pytest.raises(Unavailable):
+            other._quota._exchange(asked=asked - 10)
+        with pytest.raises(Short):
+            other._quota._exchange(need=Amounts({"": (10_000, 1)}))
+        other._quota._exchange(keep=True, asked=asked - 10)
