@@ -1,0 +1,373 @@
+"""From a store to an archive: one stream, in bounded memory, while publishers go on."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+from pkgstore.archive import manifest, packing, sealing
+from pkgstore.archive.local import spool
+from pkgstore.archive.tarring import ending, header, padding
+from pkgstore.errors import Corrupt, Misconfigured, NotFound, Unavailable
+from pkgstore.hashing import CHUNK, Hasher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+    from concurrent.futures import Future
+
+    from pkgstore import Blob, Reader, Store
+    from pkgstore.archive.local import Readable
+    from pkgstore.archive.signing import Signer
+
+_SMALL = 4 << 20
+_AHEAD_BYTES = 24 << 20
+_TRIES = 4
+
+
+@dataclass(slots=True)
+class Exported:
+    """What an export did.
+
+    ``blobs`` and ``bytes`` are what the archive holds; ``kept`` how many blobs are as its base has them, and
+    ``deleted`` how many of the base are gone; ``vanished`` how many were deleted between being listed and being read.
+    ``base`` and ``sha256`` are the digests of the base's manifest, if there is one, and of its own; ``size`` is what
+    was written.
+    """
+
+    blobs: int = 0
+    bytes: int = 0
+    kept: int = 0
+    deleted: int = 0
+    vanished: int = 0
+    size: int = 0
+    base: str | None = None
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The manifest of an earlier archive: where its entries begin, and its digest."""
+
+    file: BinaryIO
+    start: int
+    sha256: str
+
+    @classmethod
+    def read(cls, source: Readable, copy: BinaryIO) -> Base:
+        """Take a manifest from a file of its own. Raises `Misconfigured`."""
+        running = manifest.Running()
+        while data := source.read(CHUNK):
+            copy.write(data)
+            running.add_text(data)
+        try:
+            head = next(manifest.lines(copy), b"")
+            manifest.parsed_head(head)
+            for _ in manifest.entries(copy, len(head) + 1):
+                pass
+        except ValueError as exc:
+            raise Misconfigured(f"the earlier manifest is no good: {exc}; give the archive itself") from None
+        return cls(copy, len(head) + 1, running.digest)
+
+    def blobs(self) -> Iterator[manifest.Entry]:
+        """Yield the blobs that the store had then, sorted by key."""
+        mine, kept = self._of("key"), self._of("kept")
+        left, right = next(mine, None), next(kept, None)
+        while left is not None or right is not None:
+            if right is None or (left is not None and left.key < right.key):
+                assert left is not None
+                yield left
+                left = next(mine, None)
+            else:
+                yield right
+                right = next(kept, None)
+
+    def _of(self, kind: manifest.Kind) -> Iterator[manifest.Entry]:
+        return (entry for entry in manifest.entries(self.file, self.start) if entry.kind == kind)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A blob that was looked at: its entry, and its body, or an open reader of it, if the archive is to hold it."""
+
+    entry: manifest.Entry
+    body: bytes | None = None
+    reader: Reader | None = None
+
+
+_LATER = _Found(manifest.Entry("", 0, {}))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """A blob that is being looked at ahead of its turn; ``held`` is how many bytes that takes."""
+
+    blob: Blob | None
+    was: manifest.Entry | None
+    held: int
+    future: Future[_Found | None]
+
+
+class Export:
+    """An archive of a store on its way: a binary file to read from, which can be published. A context manager.
+
+    ``report`` is what was done so far.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        form: packing.Format,
+        *,
+        base: Base | None = None,
+        signer: Signer | None = None,
+        key: bytes | None = None,
+        jobs: int = 8,
+        progress: Callable[[int], object] | None = None,
+    ) -> None:
+        if jobs < 1:
+            raise Misconfigured(f"{jobs} reads at a time are none: let there be 1 or more")
+        self.report = Exported(base=base.sha256 if base else None)
+        self._store = store
+        self._base = base
+        self._signer = signer
+        self._jobs = jobs
+        self._progress = progress
+        self._running = manifest.Running()
+        self._totals = manifest.Totals()
+        self._open = ExitStack()
+        self._kept = self._open.enter_context(spool())
+        self._deleted = self._open.enter_context(spool())
+        self._manifest = self._open.enter_context(spool())
+        packed = packing.packed(self._open.enter_context(closing(self._tar())), form)
+        self._chunks = sealing.sealed(packed, key) if key is not None else packed
+        self._rest = memoryview(b"")
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the whole archive, in pieces of any length."""
+        for chunk in self._chunks:
+            self.report.size += len(chunk)
+            yield chunk
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to ``size`` bytes; empty at the end."""
+        if not self._rest:
+            self._rest = memoryview(next(self.chunks(), b""))
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(data)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._open.close()
+
+    # -- the tar stream -----------------------------------------------------------------------------------------------
+
+    def _tar(self) -> Generator[bytes, None, None]:
+        length = 0
+        for data in chain(self._head(), self._members(), self._last()):
+            length += len(data)
+            yield data
+        yield ending(length)
+
+    def _head(self) -> Iterator[bytes]:
+        line = manifest.head_line(self.report.base)
+        self._add(line)
+        yield from self._member(manifest.HEAD, line + b"\n", b"")
+
+    def _members(self) -> Iterator[bytes]:
+        with (
+            ThreadPoolExecutor(self._jobs, thread_name_prefix="pkgstore-export") as pool,
+            closing(self._looked_at(pool)) as found_in_order,
+        ):
+            for found in found_in_order:
+                entry = found.entry
+                self._totals.count(entry)
+                if entry.kind == "key":
+                    self._add(entry.line())
+                    yield from self._blob(found)
+                else:
+                    (self._kept if entry.kind == "kept" else self._deleted).write(entry.line() + b"\n")
+                self.report.blobs, self.report.bytes = self._totals.blobs, self._totals.size
+                self.report.kept, self.report.deleted = self._totals.kept, self._totals.deleted
+
+    def _blob(self, found: _Found) -> Iterator[bytes]:
+        entry = found.entry
+        if found.body is not None:
+            yield from self._member(entry.key, found.body, entry.line())
+        else:
+            assert found.reader is not None
+            yield header(entry.key, entry.size, self._comment(entry.line()))
+            with found.reader as reader:
+                yield from _streamed(reader, entry)
+            yield padding(entry.size)
+        if self._progress is not None:
+            self._progress(entry.size)
+
+    def _last(self) -> Iterator[bytes]:
+        for part in (self._kept, self._deleted):
+            part.seek(0)
+            while data := part.read(CHUNK):
+                self._running.add_text(data)
+                self._manifest.write(data)
+        self._add(self._totals.line())
+        size = self._running.length
+        yield header(manifest.MANIFEST, size, self._comment(b""))
+        self._manifest.seek(0)
+        while data := self._manifest.read(CHUNK):
+            yield data
+        yield padding(size)
+        self.report.sha256 = self._running.digest
+
+    def _add(self, line: bytes) -> None:
+        self._running.add(line)
+        self._manifest.write(line + b"\n")
+
+    def _member(self, name: str, body: bytes, line: bytes) -> Iterator[bytes]:
+        yield header(name, len(body), self._comment(line))
+        yield body
+        yield padding(len(body))
+
+    def _comment(self, line: bytes) -> str:
+        signature = self._signer.sign(self._running.digest) if self._signer else "-"
+        return f"{signature} {line.decode()}"
+
+    # -- the blobs ----------------------------------------------------------------------------------------------------
+
+    def _looked_at(self, pool: ThreadPoolExecutor) -> Generator[_Found, None, None]:
+        """Yield what is there, in order; a few blobs are read ahead, up to so many bytes in all."""
+        waiting: deque[_Ahead] = deque()
+        ahead = 0
+        try:
+            for blob, was in self._compared():
+                held = blob.size if blob is not None and blob.size <= _SMALL else 0
+                while waiting and (ahead + held > _AHEAD_BYTES or len(waiting) >= 2 * self._jobs):
+                    ahead -= waiting[0].held
+                    yield from self._taken_up(waiting.popleft())
+                waiting.append(_Ahead(blob, was, held, pool.submit(self._look, blob, was, ahead=True)))
+                ahead += held
+            while waiting:
+                yield from self._taken_up(waiting.popleft())
+        finally:
+            for each in waiting:
+                if not each.future.cancel():
+                    _let_go(each.future)
+
+    def _taken_up(self, each: _Ahead) -> Iterator[_Found]:
+        found = each.future.result()
+        if found is _LATER:
+            found = self._look(each.blob, each.was, ahead=False)
+        if found is None:
+            self.report.vanished += 1
+        else:
+            yield found
+
+    def _compared(self) -> Iterator[tuple[Blob | None, manifest.Entry | None]]:
+        """Yield the blobs of the store beside what the base has of them, and what only the base has, sorted by key."""
+        known = self._base.blobs() if self._base else iter(())
+        was = next(known, None)
+        for blob in self._store.list():
+            while was is not None and was.key < blob.key:
+                yield None, was
+                was = next(known, None)
+            if was is not None and was.key == blob.key:
+                yield blob, was
+                was = next(known, None)
+            else:
+                yield blob, None
+        while was is not None:
+            yield None, was
+            was = next(known, None)
+
+    def _look(self, blob: Blob | None, was: manifest.Entry | None, *, ahead: bool) -> _Found | None:
+        """Return what is there now. None for a blob that has vanished, of which the base knows nothing.
+
+        When it is looked ``ahead``, a large blob is not opened: that has to wait for its turn.
+        """
+        if blob is not None:
+            if was is not None and blob.size == was.size:
+                try:
+                    sha256 = blob.digests.get("sha256") or self._store.adopt(blob.key).digests["sha256"]
+                except NotFound:
+                    return _gone(was)
+                if sha256 == was.digests["sha256"]:
+                    return _Found(manifest.Entry(was.key, was.size, was.digests, kind="kept"))
+            if ahead and blob.size > _SMALL:
+                return _LATER
+            for tries_left in reversed(range(_TRIES)):
+                try:
+                    return _taken(self._store.open(blob.key), was)
+                except NotFound:
+                    if not self._is_there(blob.key):
+                        break
+                    if not tries_left:
+                        raise
+        return _gone(was) if was is not None else None
+
+    def _is_there(self, key: str) -> bool:
+        try:
+            self._store.stat(key)
+        except NotFound:
+            return False
+        return True
+
+
+def _gone(was: manifest.Entry) -> _Found:
+    return _Found(manifest.Entry(was.key, was.size, was.digests, kind="deleted"))
+
+
+def _taken(reader: Reader, was: manifest.Entry | None) -> _Found:
+    """Return one version of a blob, with its digests; if it is large, it is yet to be read."""
+    blob = reader.blob
+    digests = dict(blob.digests)
+    replaces = was.digests["sha256"] if was is not None else None
+    try:
+        body = reader.read() if blob.size <= _SMALL else None
+        if "sha256" not in digests:
+            hasher = Hasher(["sha256"])
+            if body is not None:
+                hasher.update(body)
+            else:
+                while data := reader.read(CHUNK):
+                    hasher.update(data)
+                reader.seek(0)
+            digests["sha256"] = hasher.digests()["sha256"]
+        if replaces == digests["sha256"]:
+            replaces = None
+    except BaseException:
+        reader.close()
+        raise
+    entry = manifest.Entry(blob.key, blob.size, digests, replaces)
+    if body is None:
+        return _Found(entry, reader=reader)
+    reader.close()
+    return _Found(entry, body=body)
+
+
+def _streamed(reader: Reader, entry: manifest.Entry) -> Iterator[bytes]:
+    """Yield the body of a large blob, which must be what its entry says. Raises `Corrupt`, and `Unavailable`."""
+    hasher = None if "sha256" in reader.blob.digests else Hasher(["sha256"])
+    try:
+        while data := reader.read(CHUNK):
+            if hasher is not None:
+                hasher.update(data)
+            yield data
+    except NotFound as exc:
+        raise Unavailable(f"{exc}; the archive was given up: export again", key=entry.key) from exc
+    if hasher is not None and hasher.digests()["sha256"] != entry.digests["sha256"]:
+        raise Corrupt(
+            f"{entry.key!r} in the store changed while it was read, in place: export again when nobody writes to it",
+            key=entry.key,
+        )
+
+
+def _let_go(future: Future[_Found | None]) -> None:
+    """Close the reader of a blob that was looked at in vain; why that failed is of no interest any more."""
+    if future.exception() is None:
+        found = future.result()
+        if found is not None and found.reader is not None:
+            found.reader.close()
