@@ -170,8 +170,9 @@ class Export:
     def _tar(self) -> Generator[bytes, None, None]:
         length = 0
         for data in chain(self._head(), self._members(), self._last()):
-            length += len(data)
-            yield data
+            if data:
+                length += len(data)
+                yield data
         yield ending(length)
 
     def _head(self) -> Iterator[bytes]:

@@ -35,8 +35,9 @@ def signer(path: str | os.PathLike[str]) -> Signer:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+    data = read_small(path)
     try:
-        key = load_pem_private_key(read_small(path), None)
+        key = load_pem_private_key(data, None)
     except TypeError:
         raise Misconfigured(
             f"the key in {path} is protected by a password: give one without, that only you read"
@@ -55,8 +56,9 @@ def checker(path: str | os.PathLike[str]) -> Checker:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+    data = read_small(path)
     try:
-        key = load_pem_public_key(read_small(path))
+        key = load_pem_public_key(data)
     except (ValueError, UnsupportedAlgorithm):
         raise Misconfigured(
             f"{path} holds no public key in PEM: `openssl pkey -in key.pem -pubout` writes it"
