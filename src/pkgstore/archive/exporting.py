@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pkgstore.archive.local import Readable
     from pkgstore.archive.signing import Signer
 
-_SMALL = 4 << 20
-_AHEAD_BYTES = 24 << 20
+_SMALL = 2 << 20
+_AHEAD_BYTES = 12 << 20
 _TRIES = 4
 
 
