@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gzip
+import hashlib
 import io
 import os
 import random
@@ -20,6 +21,8 @@ from backports import zstd
 
 import pkgstore
 from pkgstore import Store, StoreError, archive
+from pkgstore.archive import manifest
+from pkgstore.archive.tarring import ending, header, padding
 from tests.archives import (
     bodies,
     contents,
@@ -350,6 +353,42 @@ def test_our_own_with_other_members(tmp_path: Path) -> None:
             with pytest.raises(pkgstore.Corrupt):
                 archive.verify(io.BytesIO(put_together(changed)))
     assert count == 25
+
+
+def forged(*blobs: tuple[str, bytes]) -> bytes:
+    """Return an archive that is consistent in itself, of blobs that no exporter would put together so."""
+    head = manifest.head_line(None)
+    running, totals = manifest.Running(), manifest.Totals()
+    running.add(head)
+    text = head + b"\n"
+    data = header(manifest.HEAD, len(text), "- ") + text + padding(len(text))
+    for key, body in blobs:
+        entry = manifest.Entry(key, len(body), {"sha256": hashlib.sha256(body).hexdigest()})
+        totals.count(entry)
+        text += entry.line() + b"\n"
+        data += header(key, len(body), f"- {entry.line().decode()}") + body + padding(len(body))
+    text += totals.line() + b"\n"
+    data += header(manifest.MANIFEST, len(text), "- ") + text + padding(len(text))
+    return data + ending(len(data))
+
+
+def test_what_is_consistent_in_itself_is_not_trusted_for_that(store: Store) -> None:
+    assert restored(forged(("a", b"1"), ("b", b"2")), store).new == 2
+    for blobs in (
+        [("c", b"3"), ("c", b"other")],
+        [("c", b"3"), ("c", b"3")],
+        [("c", b"3"), ("a", b"4")],
+        [("c", b"3"), ("../d", b"4")],
+        [("c", b"3"), (".pkgstore/store.json", b"{}")],
+        [("c", b"3"), ("/etc/passwd", b"4")],
+        [("c", b"3"), ("d/../../e", b"4")],
+    ):
+        data = forged(*blobs)
+        with pytest.raises(pkgstore.Corrupt):
+            restored(data, store)
+        with pytest.raises(pkgstore.Corrupt):
+            archive.verify(io.BytesIO(data))
+        assert contents(store) == {"a": b"1", "b": b"2", "c": b"3"}
 
 
 def test_a_manifest_that_lies_about_the_base(store: Store, ours: bytes) -> None:

@@ -109,8 +109,8 @@ with pkgstore.open(whole) as store, pkgstore.open(target) as empty:
     chance = random.Random(1)
     with pkgstore.open(tmp_path / "whole") as whole:
         whole.publish("large", chance.randbytes(160 * MIB))
-        for number in range(24):
-            whole.publish(f"middling/{number}", chance.randbytes(3 * MIB))
+        for number in range(40):
+            whole.publish(f"middling/{number}", chance.randbytes(2 * MIB))
     (tmp_path / "whole" / "by-hand").write_bytes(chance.randbytes(80 * MIB))
     command = [sys.executable, "-c", code, tmp_path / "whole", tmp_path / "empty", tmp_path / f"x.{form}"]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
