@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import shutil
 import subprocess
 import tarfile
@@ -13,6 +14,7 @@ import pytest
 
 import pkgstore
 from pkgstore import Store, archive
+from pkgstore.archive import sealing
 from tests.archives import (
     bodies,
     contents,
@@ -215,7 +217,7 @@ def test_increments_give_the_final_state(store: Store, empty: Store, tmp_path: P
     base, first, second = tmp_path / "0.tar.zst", tmp_path / "1.tar.gz", tmp_path / "2.tar"
     archive.export(store, base)
     changed, deleted = sorted(bodies())[2], sorted(bodies())[5]
-    store.publish(changed, b"changed", replace=True)
+    store.publish(changed, bytes(len(bodies()[changed])), replace=True)  # of the same length
     store.delete(deleted)
     store.publish("new/1", b"new")
     report = archive.export(store, first, since=base)
@@ -239,19 +241,21 @@ def test_increments_give_the_final_state(store: Store, empty: Store, tmp_path: P
 
 def test_changes_are_applied_when_asked_and_to_the_base_s_versions_only(store: Store, empty: Store) -> None:
     base = exported(store)
-    changed, deleted, edited = sorted(bodies())[2:5]
+    changed, deleted, edited, both = sorted(bodies())[2:6]
     store.publish(changed, b"changed", replace=True)
+    store.publish(both, b"changed", replace=True)
     store.delete(deleted)
     store.delete(edited)
     data = exported(store, since=io.BytesIO(base))
     restored(base, empty)
     found = restored(data, empty)
-    assert (found.replaced, found.deleted, found.conflict) == (0, 0, 1)
+    assert (found.replaced, found.deleted, found.conflict) == (0, 0, 2)
     assert contents(empty) == bodies()
     empty.publish(edited, b"edited here", replace=True)
+    empty.publish(both, b"edited here", replace=True)
     found = restored(data, empty, apply_changes=True)
-    assert (found.replaced, found.deleted, found.conflict) == (1, 1, 1)
-    assert empty.read(edited) == b"edited here"
+    assert (found.replaced, found.deleted, found.conflict) == (1, 1, 2)
+    assert (empty.read(edited), empty.read(both)) == (b"edited here", b"edited here")
 
 
 def test_a_manifest_is_enough_of_a_base(store: Store, empty: Store, tmp_path: Path) -> None:
@@ -352,6 +356,35 @@ def test_segments_cannot_be_cut_moved_or_changed(store: Store, unasked: Store, t
         with pytest.raises(pkgstore.Corrupt):
             restored(each, unasked, decrypt_key=key)
     assert contents(unasked).items() <= bodies().items()
+
+
+def test_no_byte_of_a_segment_that_is_not_in_its_place_is_given_out() -> None:
+    key, data = bytes(range(32)), random.Random(1).randbytes(200_000)
+    whole = b"".join(sealing.sealed([data[:70_000], data[70_000:]], key))
+    pieces = [whole[at : at + (1 << 16) + 16] for at in range(56, len(whole), (1 << 16) + 16)]
+    assert len(pieces) == 4
+
+    def opened(*parts: bytes) -> bytes:
+        source, given = io.BytesIO(whole[:56] + b"".join(parts)), b""
+        try:
+            for chunk in sealing.unsealed(source.read, key):
+                given += chunk
+        except pkgstore.Corrupt:
+            return given
+        pytest.fail("it was taken for whole")
+
+    assert b"".join(sealing.unsealed(io.BytesIO(whole).read, key)) == data
+    first = data[: 1 << 16]
+    assert opened(pieces[1], pieces[0], *pieces[2:]) == b""
+    assert opened(*pieces[1:]) == b""
+    assert opened(pieces[0], pieces[0], *pieces[1:]) == first
+    assert opened(pieces[0], *pieces[2:]) == first
+    assert opened(*pieces[:3]) == data[: 2 << 16]
+    assert opened(*pieces, pieces[3]) == data[: 3 << 16]
+    assert opened(*pieces[:3], pieces[3][:-1]) == data[: 3 << 16]
+    other = b"".join(sealing.sealed([data], key))
+    assert opened(other[56:]) == b""
+    assert b"".join(sealing.unsealed(io.BytesIO(b"".join(sealing.sealed([], key))).read, key)) == b""
 
 
 @pytest.mark.parametrize("write", ["hex", "base64", "raw"])

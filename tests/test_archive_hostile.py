@@ -391,6 +391,31 @@ def test_what_is_consistent_in_itself_is_not_trusted_for_that(store: Store) -> N
         assert contents(store) == {"a": b"1", "b": b"2", "c": b"3"}
 
 
+def test_there_is_one_way_to_write_a_line() -> None:
+    digest = "0" * 64
+    good = f'{{"key":"a","sha256":"{digest}","size":1}}'
+    assert manifest.parsed(good.encode()) == manifest.Entry("a", 1, {"sha256": digest})
+    for line in (
+        good.replace('"key":"a"', '"key":"a","key":"a"'),
+        good.replace('"key":"a"', '"deleted":"a","key":"a"'),
+        good.replace('"a"', '"\\u0061"'),
+        good.replace('"key":"a",', "").replace("}", ',"key":"a"}'),
+        good.replace(":1}", ":1.0}"),
+        good.replace(":1}", ":true}"),
+        good.replace(":1}", ": 1}"),
+        good.replace(digest, digest[:-1]),
+        good.replace(digest, digest[:-1] + "A"),
+        good.replace("sha256", "md5"),
+        good.replace("}", ',"replaces":"x"}'),
+        good.replace("}", ',"":""}'),
+        good + " ",
+        f"[{good}]",
+        "null",
+    ):
+        with pytest.raises(ValueError, match="."):
+            manifest.parsed(line.encode())
+
+
 def test_a_manifest_that_lies_about_the_base(store: Store, ours: bytes) -> None:
     """Lines after the blobs that no exporter writes."""
     members = taken_apart(ours)

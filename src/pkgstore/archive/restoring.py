@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pkgstore.archive.manifest import Entry
     from pkgstore.archive.walking import Walk
 
-_SMALL = 2 << 20
-_AHEAD_BYTES = 12 << 20
+_SMALL = 8 << 20
+_AHEAD_BYTES = 24 << 20
 
 Fate = Literal["new", "same", "replaced", "deleted", "conflict", "damaged", "refused", "left out", "missing"]
 
