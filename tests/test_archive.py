@@ -104,6 +104,36 @@ def test_a_file_without_a_digest(store: Store, empty: Store, tmp_path: Path) -> 
     assert (empty.read("by-hand"), empty.read("large-by-hand")) == (b"by hand", large)
 
 
+def test_a_file_that_is_written_to_meanwhile(store: Store, tmp_path: Path) -> None:
+    """In place, after its digest was computed: nobody else could tell."""
+    path = tmp_path / "store" / "by-hand"
+    path.write_bytes(bytes(5 << 20))
+    with pkgstore.open(tmp_path / "store", readonly=True) as reading, archive.stream(reading, "tar", jobs=1) as stream:
+        data = b""
+        while b"by-hand" not in data:
+            data += stream.read(1 << 20)
+        with path.open("r+b") as file:
+            file.seek(-1, io.SEEK_END)
+            file.write(b"x")
+        with pytest.raises(pkgstore.Corrupt, match="changed while it was read"):
+            list(stream.chunks())
+
+
+def test_a_large_blob_that_is_lost_in_the_middle(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.publish("large", bytes(5 << 20))
+    real = pkgstore.Reader.read
+
+    def read(self: pkgstore.Reader, size: int | None = -1, /) -> bytes:
+        if self.name == "large" and self.tell() > 2 << 20:
+            raise pkgstore.NotFound("large was replaced while it was read")
+        return real(self, size)
+
+    monkeypatch.setattr(pkgstore.Reader, "read", read)
+    with pytest.raises(pkgstore.Unavailable, match="export again"):
+        archive.export(store, tmp_path / "x.tar.zst")
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
 def test_a_blob_that_is_corrupt_in_the_store_leaves_no_archive(store: Store, tmp_path: Path) -> None:
     (tmp_path / "store" / "project-0" / "file-3-1.0-py3-none-any.whl").write_bytes(b"x" * 512)
     with pytest.raises(pkgstore.Corrupt, match=r"file-3-1\.0"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import click
 
 import pkgstore
-from pkgstore import keys
+from pkgstore import keys, outfile
 from pkgstore.cli import accounting, archiving, doctoring, files, serving, upkeep
 from pkgstore.cli.base import (
     Bytes,
@@ -26,7 +26,6 @@ from pkgstore.cli.base import (
 )
 from pkgstore.cli.failures import EXIT_CODES, INTERRUPTED, report_usage
 from pkgstore.cli.progress import Meter, may_show
-from pkgstore.outfile import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -152,7 +151,7 @@ def get(url: str, options: dict[str, str], key: str, file: str, force: bool, as_
             Meter(f"get {key}", unit="bytes", total=blob.size, shown=shown) as meter,
         ):
             while chunk := reader.read(_CHUNK):
-                write_all(target, chunk)
+                outfile.write_all(target, chunk)
                 meter.advance(len(chunk))
     if as_json:
         put_json(**blob_fields(blob))

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import click
 
 import pkgstore
-from pkgstore import config
+from pkgstore import config, outfile
 from pkgstore.cli import files
 from pkgstore.cli.base import Command, json_option, on_a_store, opened, put_json, put_line, size_text
 from pkgstore.cli.progress import Meter, may_show
-from pkgstore.outfile import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,7 +82,7 @@ def export(
         else:
             with files.target(file, force=force) as target:
                 for chunk in stream.chunks():
-                    write_all(target, chunk)
+                    outfile.write_all(target, chunk)
     report = stream.report
     if as_json:
         put_json(**asdict(report))
