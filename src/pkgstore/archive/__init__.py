@@ -11,7 +11,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from pkgstore.archive import packing, sealing, signing
-from pkgstore.archive.exporting import Base, Export, Exported
+from pkgstore.archive.base import Base
+from pkgstore.archive.exporting import Export, Exported
 from pkgstore.archive.local import Rewound, spool
 from pkgstore.archive.restoring import Outcome, Restore, Restored, Verification
 from pkgstore.archive.walking import Limits, Walk

@@ -7,23 +7,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, Self
 
 from pkgstore.archive import manifest, packing, sealing
 from pkgstore.archive.local import spool
+from pkgstore.archive.looking import SMALL, Found, gone, let_go, streamed, taken
 from pkgstore.archive.tarring import ending, header, padding
-from pkgstore.errors import Corrupt, Misconfigured, NotFound, Unavailable
-from pkgstore.hashing import CHUNK, Hasher
+from pkgstore.errors import Misconfigured, NotFound
+from pkgstore.hashing import CHUNK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from concurrent.futures import Future
 
-    from pkgstore import Blob, Reader, Store
-    from pkgstore.archive.local import Readable
+    from pkgstore import Blob, Store
+    from pkgstore.archive.base import Base
     from pkgstore.archive.signing import Signer
 
-_SMALL = 2 << 20
 _AHEAD_BYTES = 12 << 20
 _TRIES = 4
 
@@ -48,57 +48,7 @@ class Exported:
     sha256: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
-    """The manifest of an earlier archive: where its entries begin, and its digest."""
-
-    file: BinaryIO
-    start: int
-    sha256: str
-
-    @classmethod
-    def read(cls, source: Readable, copy: BinaryIO) -> Base:
-        """Take a manifest from a file of its own. Raises `Misconfigured`."""
-        running = manifest.Running()
-        while data := source.read(CHUNK):
-            copy.write(data)
-            running.add_text(data)
-        try:
-            head = next(manifest.lines(copy), b"")
-            manifest.parsed_head(head)
-            for _ in manifest.entries(copy, len(head) + 1):
-                pass
-        except ValueError as exc:
-            raise Misconfigured(f"the earlier manifest is no good: {exc}; give the archive itself") from None
-        return cls(copy, len(head) + 1, running.digest)
-
-    def blobs(self) -> Iterator[manifest.Entry]:
-        """Yield the blobs that the store had then, sorted by key."""
-        mine, kept = self._of("key"), self._of("kept")
-        left, right = next(mine, None), next(kept, None)
-        while left is not None or right is not None:
-            if right is None or (left is not None and left.key < right.key):
-                assert left is not None
-                yield left
-                left = next(mine, None)
-            else:
-                yield right
-                right = next(kept, None)
-
-    def _of(self, kind: manifest.Kind) -> Iterator[manifest.Entry]:
-        return (entry for entry in manifest.entries(self.file, self.start) if entry.kind == kind)
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A blob that was looked at: its entry, and its body, or an open reader of it, if the archive is to hold it."""
-
-    entry: manifest.Entry
-    body: bytes | None = None
-    reader: Reader | None = None
-
-
-_LATER = _Found(manifest.Entry("", 0, {}))
+_LATER = Found(manifest.Entry("", 0, {}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +58,7 @@ class _Ahead:
     blob: Blob | None
     was: manifest.Entry | None
     held: int
-    future: Future[_Found | None]
+    future: Future[Found | None]
 
 
 class Export:
@@ -196,7 +146,7 @@ class Export:
                 self.report.blobs, self.report.bytes = self._totals.blobs, self._totals.size
                 self.report.kept, self.report.deleted = self._totals.kept, self._totals.deleted
 
-    def _blob(self, found: _Found) -> Iterator[bytes]:
+    def _blob(self, found: Found) -> Iterator[bytes]:
         entry = found.entry
         if found.body is not None:
             yield from self._member(entry.key, found.body, entry.line())
@@ -204,7 +154,7 @@ class Export:
             assert found.reader is not None
             yield header(entry.key, entry.size, self._comment(entry.line()))
             with found.reader as reader:
-                yield from _streamed(reader, entry)
+                yield from streamed(reader, entry)
             yield padding(entry.size)
         if self._progress is not None:
             self._progress(entry.size)
@@ -239,13 +189,13 @@ class Export:
 
     # -- the blobs ----------------------------------------------------------------------------------------------------
 
-    def _looked_at(self, pool: ThreadPoolExecutor) -> Generator[_Found, None, None]:
+    def _looked_at(self, pool: ThreadPoolExecutor) -> Generator[Found, None, None]:
         """Yield what is there, in order; a few blobs are read ahead, up to so many bytes in all."""
         waiting: deque[_Ahead] = deque()
         ahead = 0
         try:
             for blob, was in self._compared():
-                held = blob.size if blob is not None and blob.size <= _SMALL else 0
+                held = blob.size if blob is not None and blob.size <= SMALL else 0
                 while waiting and (ahead + held > _AHEAD_BYTES or len(waiting) >= 2 * self._jobs):
                     ahead -= waiting[0].held
                     yield from self._taken_up(waiting.popleft())
@@ -256,9 +206,9 @@ class Export:
         finally:
             for each in waiting:
                 if not each.future.cancel():
-                    _let_go(each.future)
+                    let_go(each.future)
 
-    def _taken_up(self, each: _Ahead) -> Iterator[_Found]:
+    def _taken_up(self, each: _Ahead) -> Iterator[Found]:
         found = each.future.result()
         if found is _LATER:
             found = self._look(each.blob, each.was, ahead=False)
@@ -284,7 +234,7 @@ class Export:
             yield None, was
             was = next(known, None)
 
-    def _look(self, blob: Blob | None, was: manifest.Entry | None, *, ahead: bool) -> _Found | None:
+    def _look(self, blob: Blob | None, was: manifest.Entry | None, *, ahead: bool) -> Found | None:
         """Return what is there now. None for a blob that has vanished, of which the base knows nothing.
 
         When it is looked ``ahead``, a large blob is not opened: that has to wait for its turn.
@@ -294,20 +244,20 @@ class Export:
                 try:
                     sha256 = blob.digests.get("sha256") or self._store.adopt(blob.key).digests["sha256"]
                 except NotFound:
-                    return _gone(was)
+                    return gone(was)
                 if sha256 == was.digests["sha256"]:
-                    return _Found(manifest.Entry(was.key, was.size, was.digests, kind="kept"))
-            if ahead and blob.size > _SMALL:
+                    return Found(manifest.Entry(was.key, was.size, was.digests, kind="kept"))
+            if ahead and blob.size > SMALL:
                 return _LATER
             for tries_left in reversed(range(_TRIES)):
                 try:
-                    return _taken(self._store.open(blob.key), was)
+                    return taken(self._store.open(blob.key), was)
                 except NotFound:
                     if not self._is_there(blob.key):
                         break
                     if not tries_left:
                         raise
-        return _gone(was) if was is not None else None
+        return gone(was) if was is not None else None
 
     def _is_there(self, key: str) -> bool:
         try:
@@ -315,60 +265,3 @@ class Export:
         except NotFound:
             return False
         return True
-
-
-def _gone(was: manifest.Entry) -> _Found:
-    return _Found(manifest.Entry(was.key, was.size, was.digests, kind="deleted"))
-
-
-def _taken(reader: Reader, was: manifest.Entry | None) -> _Found:
-    """Return one version of a blob, with its digests; if it is large, it is yet to be read."""
-    blob = reader.blob
-    digests = dict(blob.digests)
-    replaces = was.digests["sha256"] if was is not None else None
-    try:
-        body = reader.read() if blob.size <= _SMALL else None
-        if "sha256" not in digests:
-            hasher = Hasher(["sha256"])
-            if body is not None:
-                hasher.update(body)
-            else:
-                while data := reader.read(CHUNK):
-                    hasher.update(data)
-                reader.seek(0)
-            digests["sha256"] = hasher.digests()["sha256"]
-        if replaces == digests["sha256"]:
-            replaces = None
-    except BaseException:
-        reader.close()
-        raise
-    entry = manifest.Entry(blob.key, blob.size, digests, replaces)
-    if body is None:
-        return _Found(entry, reader=reader)
-    reader.close()
-    return _Found(entry, body=body)
-
-
-def _streamed(reader: Reader, entry: manifest.Entry) -> Iterator[bytes]:
-    """Yield the body of a large blob, which must be what its entry says. Raises `Corrupt`, and `Unavailable`."""
-    hasher = None if "sha256" in reader.blob.digests else Hasher(["sha256"])
-    try:
-        while data := reader.read(CHUNK):
-            if hasher is not None:
-                hasher.update(data)
-            yield data
-    except NotFound as exc:
-        raise Unavailable(f"{exc}; the archive was given up: export again", key=entry.key) from exc
-    if hasher is not None and hasher.digests()["sha256"] != entry.digests["sha256"]:
-        raise Corrupt(
-            f"{entry.key!r} in the store changed while it was read, in place: export again when nobody writes to it",
-            key=entry.key,
-        )
-
-
-def _let_go(future: Future[_Found | None]) -> None:
-    """Close the reader of a blob that was looked at in vain; why that failed is of no interest any more."""
-    if future.exception() is None:
-        found = future.result()
-        if found is not None and found.reader is not None:
-            found.reader.close()
