@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import archives
 import footprint
 import growth
 import index
@@ -46,6 +47,7 @@ _GROUPS: dict[str, tuple[str, Callable[..., Iterator[Row]]]] = {
     "s3-large": ("S3, large blobs", s3.large),
     "s3-list": ("S3, listings", s3.listing),
     "s3-cache": ("S3, cache hits", s3.cache),
+    "archives": ("Archives", archives.archives),
     "big": ("Publish large blobs", local.publish_big),
     "memory": ("Memory", footprint.memory),
     "s3-memory": ("S3, memory", s3.memory),

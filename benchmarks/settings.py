@@ -33,6 +33,9 @@ class Settings:
     indexed_in_bucket: int = 10_000
     """Files of the index on S3, a multiple of ``files_per_project``."""
 
+    fewer: int = 1
+    """By how much the number of wheels that are exported is divided."""
+
     @property
     def python(self) -> str:
         """The Python that has pkgstore."""
@@ -46,6 +49,7 @@ QUICK = {
     "huge": 256 * MIB,
     "huge_in_bucket": 256 * MIB,
     "listed": 20_000,
+    "fewer": 6,
     "indexed_in_bucket": 100,
     "growth": (500, 1_000, 2_000),
     "seconds_per_server": 1.0,

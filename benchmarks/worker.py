@@ -45,6 +45,10 @@ def _side(name: str, folder: Path) -> Side:
         from sides_ours import CachedInBucket
 
         return CachedInBucket(folder)
+    if name.startswith("archive-"):
+        import sides_archives
+
+        return sides_archives.Archives(folder) if name == "archive-pkgstore" else sides_archives.TarAndZstd(folder)
     return Floor(folder) if name == "floor" else _PEERS[name](folder)
 
 

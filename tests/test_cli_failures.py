@@ -347,13 +347,14 @@ def test_an_interrupted_put_leaves_nothing(root: Path, number: signal.Signals, c
 def test_an_interrupted_get_leaves_nothing(tmp_path: Path) -> None:
     code = """
 import os, sys
-from pkgstore.cli import files, main
-write_all = files.write_all
+from pkgstore import outfile
+from pkgstore.cli import main
+write_all = outfile.write_all
 def and_wait(file, data):
     write_all(file, data)
     print("waiting", flush=True)
     sys.stdin.read()
-files.write_all = and_wait
+outfile.write_all = and_wait
 main(["get", sys.argv[1], "a", sys.argv[2]])
 """
     with pkgstore.open(tmp_path / "store") as store:

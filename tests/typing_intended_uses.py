@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import assert_type
 
 import pkgstore
-from pkgstore import Blob, Driver, Reader, Store, Usage
+from pkgstore import Blob, Driver, Reader, Store, Usage, archive
 from pkgstore.drivers.local import LocalDriver
 from pkgstore.drivers.memory import MemoryDriver
 
@@ -41,6 +41,15 @@ with pkgstore.open("file:///srv/packages", readonly=True, timeout=5) as store:
     assert_type(store.usage(recount=True).available, int | None)
     assert_type(store.get_or_publish("a", lambda: b"1"), Blob)
     assert_type(store.warm(), int)
+
+with pkgstore.open("packages") as store, pkgstore.open("backups") as backups:
+    assert_type(archive.export(store, Path("full.tar.zst"), sign_key="key.pem"), archive.Exported)
+    archive.export(store, sys.stdout.buffer, format="tar.gz", since="full.tar.zst")
+    with archive.stream(store, "tar.zst") as body:
+        assert_type(backups.publish("full.tar.zst", body), Blob)
+    with backups.open("full.tar.zst") as reader:
+        assert_type(archive.restore(reader, store, told=print), archive.Restored)
+    assert_type(archive.verify("full.tar.zst", limits=archive.Limits(blob=1 << 30)).blobs, int)
 
 pkgstore.open("s3://bucket/pypi", cache="/var/cache/pkgstore", cache_size="20Gi", catalog="/var/cache/pkgstore.sqlite")
 

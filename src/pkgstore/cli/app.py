@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import click
 
 import pkgstore
-from pkgstore import keys
-from pkgstore.cli import accounting, doctoring, files, serving, upkeep
+from pkgstore import keys, outfile
+from pkgstore.cli import accounting, archiving, doctoring, files, serving, upkeep
 from pkgstore.cli.base import (
     Bytes,
     Group,
@@ -151,7 +151,7 @@ def get(url: str, options: dict[str, str], key: str, file: str, force: bool, as_
             Meter(f"get {key}", unit="bytes", total=blob.size, shown=shown) as meter,
         ):
             while chunk := reader.read(_CHUNK):
-                files.write_all(target, chunk)
+                outfile.write_all(target, chunk)
                 meter.advance(len(chunk))
     if as_json:
         put_json(**blob_fields(blob))
@@ -253,6 +253,9 @@ def rm(url: str, options: dict[str, str], key: tuple[str, ...], force: bool, as_
 
 cli.add_command(accounting.usage)
 cli.add_command(accounting.quota)
+cli.add_command(archiving.export)
+cli.add_command(archiving.restore)
+cli.add_command(archiving.verify_archive)
 cli.add_command(upkeep.leftovers)
 cli.add_command(upkeep.probe)
 cli.add_command(upkeep.warm)

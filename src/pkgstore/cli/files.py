@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
 import click
 
+from pkgstore import outfile
 from pkgstore.cli.failures import local
-from pkgstore.drivers import posix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +74,7 @@ def target(path: str, *, force: bool) -> Iterator[BinaryIO]:
     """
     with local("write", "standard output" if path == STANDARD else path):
         if path != STANDARD:
-            with _staged(path, force=force) as file:
+            with outfile.written(path, replace=force) as file:
                 yield file
         elif sys.stdout is None:
             raise OSError(errno.EBADF, "it is closed")
@@ -87,62 +87,3 @@ def length(file: BinaryIO) -> int | None:
     """Return how many bytes are left in an open file, where it can tell."""
     status = os.fstat(file.fileno())
     return max(0, status.st_size - file.tell()) if stat.S_ISREG(status.st_mode) else None
-
-
-def write_all(file: BinaryIO, data: bytes) -> None:
-    """Write all of ``data``, also to an unbuffered file."""
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
-
-
-@contextlib.contextmanager
-def _staged(path: str, *, force: bool) -> Iterator[BinaryIO]:
-    _check_free(path, force=force)
-    folder, name = os.path.split(os.path.abspath(path))
-    staged = os.path.join(folder, f".pkgstore-{os.urandom(8).hex()}.part")
-    with open(staged, "xb", buffering=0) as file:
-        try:
-            yield cast("BinaryIO", file)
-            os.fsync(file.fileno())
-            if force:
-                os.replace(staged, path)
-            else:
-                _name_exclusively(staged, folder, name)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(staged)
-    posix.sync_folder(folder)
-
-
-def _check_free(path: str, *, force: bool) -> None:
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        if path.endswith(os.sep):
-            raise FileNotFoundError(errno.ENOENT, "there is no such folder") from None
-        return
-    if not stat.S_ISREG(status.st_mode):
-        raise FileExistsError(errno.EEXIST, "it is there already, and is no regular file; choose another name")
-    if not force:
-        raise _taken()
-
-
-def _name_exclusively(staged: str, folder: str, name: str) -> None:
-    try:
-        try:
-            os.link(staged, os.path.join(folder, name))
-        except OSError as exc:
-            if exc.errno not in posix.NO_HARD_LINKS:
-                raise
-            parent = os.open(folder, posix.DIRECTORY)
-            try:
-                posix.rename_exclusive(staged, parent, name)
-            finally:
-                os.close(parent)
-    except FileExistsError:
-        raise _taken() from None
-
-
-def _taken() -> FileExistsError:
-    return FileExistsError(errno.EEXIST, "it is there already; choose another name, or replace it with --force")

@@ -1,0 +1,74 @@
+"""What archives need of this host: files of keys, temporary files, and the packages of the extra ``archive``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+
+from pkgstore.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LARGEST_KEY_FILE = 1 << 14
+_SPOOL_IN_MEMORY = 1 << 20
+
+
+@contextlib.contextmanager
+def needed(what: str) -> Iterator[None]:
+    """Say of a package that is not there which extra has it. Raises `Misconfigured`."""
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        raise Misconfigured(f"{what} needs {exc.name}: pip install 'pkgstore[archive]'") from exc
+
+
+def read_small(path: str | os.PathLike[str]) -> bytes:
+    """Return what is in a file of a key. Raises `Misconfigured`."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_LARGEST_KEY_FILE + 1)
+    except OSError as exc:
+        raise Misconfigured(
+            f"the key file {os.fspath(path)} cannot be read ({exc.strerror}): correct its name"
+        ) from exc
+    if len(data) > _LARGEST_KEY_FILE:
+        raise Misconfigured(f"{os.fspath(path)} is too large for a key file: correct its name")
+    return data
+
+
+def spool() -> BinaryIO:
+    """Return a temporary file, which is in memory while it is small, and gone when it is closed."""
+    return cast("BinaryIO", tempfile.SpooledTemporaryFile(_SPOOL_IN_MEMORY))
+
+
+class Readable(Protocol):
+    """A binary file, or whatever else has its ``read``."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Rewound:
+    """A file, of which the ``first`` bytes were read, and are read again."""
+
+    def __init__(self, source: Readable, size: int) -> None:
+        self.first = exactly(source, size)
+        self._again = self.first
+        self._source = source
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to ``size`` bytes; empty at the end."""
+        if not self._again:
+            return self._source.read(size)
+        data, self._again = self._again[:size], self._again[size:]
+        return data
+
+
+def exactly(source: Readable, size: int) -> bytes:
+    """Return ``size`` bytes, or as many as there are to the end."""
+    data = source.read(size)
+    while 0 < len(data) < size and (more := source.read(size - len(data))):
+        data += more
+    return data

@@ -1,0 +1,192 @@
+"""The manifest of an archive: lines of JSON that say what is in it, in one canonical form.
+
+The first line says what the archive is. Then come the blobs that it holds, sorted by key; the blobs of the store that
+it does not hold, as its base has them; the blobs of the base that the store has no more; and a last line that counts.
+Its digest runs along: whoever has read as far as one blob can tell whether all lines so far are as they were written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+from pkgstore import keys
+from pkgstore.hashing import ALGORITHMS, is_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+FOLDER = f"{keys.CONTROL}/archive"
+HEAD = f"{FOLDER}/head.json"
+MANIFEST = f"{FOLDER}/manifest.jsonl"
+LONGEST_LINE = 1 << 14
+
+_FORMAT = 1
+_KINDS = ("key", "kept", "deleted")
+
+Kind = Literal["key", "kept", "deleted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One blob: in the archive (``kind`` is ``key``), in its base only (``kept``), or in the store no more
+    (``deleted``).
+
+    ``replaces`` is the sha256 of the version that the base has, where the archive has another.
+    """
+
+    key: str
+    size: int
+    digests: Mapping[str, str]
+    replaces: str | None = None
+    kind: Kind = "key"
+
+    def line(self) -> bytes:
+        """Return it as a line of the manifest, without its end."""
+        more = {"replaces": self.replaces} if self.replaces else {}
+        return _line({self.kind: self.key, "size": self.size, **self.digests, **more})
+
+
+@dataclass(slots=True)
+class Totals:
+    """What the last line counts: blobs in the archive and their bytes, blobs that its base has, and deleted ones."""
+
+    blobs: int = 0
+    size: int = 0
+    kept: int = 0
+    deleted: int = 0
+
+    def count(self, entry: Entry) -> None:
+        if entry.kind == "key":
+            self.blobs += 1
+            self.size += entry.size
+        elif entry.kind == "kept":
+            self.kept += 1
+        else:
+            self.deleted += 1
+
+    def line(self) -> bytes:
+        """Return the last line, without its end."""
+        return _line(
+            {"end": {"blobs": self.blobs, "bytes": self.size, "deleted": self.deleted, "kept": self.kept}},
+        )
+
+
+def head_line(base: str | None) -> bytes:
+    """Return the first line. ``base`` is the sha256 of the manifest of the archive that this one continues, if any."""
+    return _line({"base": base, "pkgstore-archive": _FORMAT})
+
+
+def parsed_head(line: bytes) -> str | None:
+    """Return the base that a first line names. Raises ValueError for a line of another form."""
+    fields = _fields(line)
+    base = fields.get("base")
+    if fields.get("pkgstore-archive") != _FORMAT:
+        raise ValueError(f"its format is {keys.shown(str(fields.get('pkgstore-archive')))}, which is not known here")
+    if not (base is None or is_digest("sha256", base)) or line != head_line(base):
+        raise ValueError("its first line is malformed")
+    return base
+
+
+def parsed(line: bytes) -> Entry:
+    """Return the entry that a line tells of. Raises ValueError for a line that is not canonical."""
+    fields = _fields(line)
+    kind: Kind
+    for kind in ("key", "kept", "deleted"):
+        if kind in fields:
+            break
+    else:
+        raise ValueError("a line of the manifest names no blob")
+    key, size, replaces = fields.pop(kind), fields.pop("size", None), fields.pop("replaces", None)
+    if not isinstance(key, str) or not keys.is_valid(key):
+        raise ValueError(f"the manifest names {keys.shown(str(key))}, which is no valid key")
+    if type(size) is not int or not 0 <= size < 1 << 63:
+        raise ValueError(f"the manifest has no size of {keys.shown(key)}")
+    if "sha256" not in fields or not all(
+        name in ALGORITHMS and is_digest(name, value) for name, value in fields.items()
+    ):
+        raise ValueError(f"the manifest has no good digests of {keys.shown(key)}")
+    entry = Entry(key, size, fields, replaces, kind)
+    if not (replaces is None or is_digest("sha256", replaces)) or entry.line() != line:
+        raise ValueError(f"the line of {keys.shown(key)} is malformed")
+    return entry
+
+
+@dataclass(slots=True)
+class Running:
+    """The digest of a manifest as far as it goes. ``length`` is its bytes so far."""
+
+    length: int = 0
+    _hash: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, line: bytes) -> None:
+        self.add_text(line + b"\n")
+
+    def add_text(self, text: bytes) -> None:
+        self._hash.update(text)
+        self.length += len(text)
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of what was added so far, in hexadecimal."""
+        return str(self._hash.hexdigest())
+
+
+def lines(file: BinaryIO, start: int = 0) -> Iterator[bytes]:
+    """Yield the lines of a manifest from byte ``start`` on, without their ends. Raises ValueError.
+
+    The position of ``file`` is its own, so that several may be at it, in one thread.
+    """
+    at = start
+    while True:
+        file.seek(at)
+        line = file.readline(LONGEST_LINE + 1)
+        if not line:
+            return
+        if not line.endswith(b"\n"):
+            raise ValueError(
+                "a line of the manifest is cut short" if len(line) <= LONGEST_LINE else "a line is too long"
+            )
+        at += len(line)
+        yield line[:-1]
+
+
+def entries(file: BinaryIO, start: int, *, totals: Totals | None = None) -> Iterator[Entry]:
+    """Yield the entries of a manifest from byte ``start`` on, which is past its first line. Raises ValueError.
+
+    ``totals`` is what was counted before ``start``; it counts on, and the last line has to agree. Within each kind
+    the entries are sorted by key.
+    """
+    totals = totals if totals is not None else Totals()
+    last, rank = "", 0
+    rest = lines(file, start)
+    for line in rest:
+        if line.startswith(b'{"end"'):
+            if line != totals.line() or next(rest, None) is not None:
+                raise ValueError("the last line of the manifest does not agree with the others")
+            return
+        entry = parsed(line)
+        if (_KINDS.index(entry.kind), entry.key) <= (rank, last):
+            raise ValueError(f"the manifest has {keys.shown(entry.key)} twice, or out of order")
+        rank, last = _KINDS.index(entry.kind), entry.key
+        totals.count(entry)
+        yield entry
+    raise ValueError("the manifest has no last line")
+
+
+def _line(fields: Mapping[str, Any]) -> bytes:
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _fields(line: bytes) -> dict[str, Any]:
+    if len(line) > LONGEST_LINE:
+        raise ValueError("a line of the manifest is too long")
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        raise ValueError("a line of the manifest is no JSON") from None
+    if not isinstance(fields, dict):
+        raise ValueError("a line of the manifest is no JSON object")
+    return fields

@@ -1,0 +1,311 @@
+"""Reading an archive from its first byte to its last, in one pass, and believing nothing of it."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Literal, NoReturn, Self
+
+from pkgstore import keys
+from pkgstore.archive import manifest, packing, sealing
+from pkgstore.archive.local import Rewound, exactly, spool
+from pkgstore.archive.tarring import Members
+from pkgstore.errors import Corrupt, Denied, InvalidKey, Misconfigured
+from pkgstore.hashing import Hasher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import BinaryIO
+
+    from pkgstore.archive.local import Readable
+    from pkgstore.archive.signing import Checker
+    from pkgstore.archive.tarring import Member
+
+_CHUNK = 1 << 20
+_LOST = "lost+found"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much an archive may be.
+
+    ``ratio`` is how many times its size it may unpack to, once that is more than 64 MiB; ``total`` how many bytes it
+    may unpack to, and ``blob`` how large one blob may be. None is no limit.
+    """
+
+    ratio: float = 200.0
+    total: int | None = None
+    blob: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A blob of the archive, whose body is to be read now. ``digests`` are empty where the archive tells none."""
+
+    key: str
+    size: int
+    digests: Mapping[str, str]
+    replaces: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A member that is not restored, and why; ``is_ours`` says that it is a control file, which no store needs."""
+
+    name: str
+    why: str
+    is_ours: bool = False
+
+
+class Walk:
+    """The blobs of an archive, one after the other. A context manager.
+
+    ``signature`` says of it: ``good``, ``unchecked`` for one that nobody asked to check, ``none``. ``has_manifest`` is
+    false for a tar file that somebody else made. After the last blob, ``rest`` tells what else its manifest says.
+    Raises `Corrupt` for what is not whole, and `Denied` for what is not signed as is asked.
+    """
+
+    def __init__(
+        self,
+        source: Readable,
+        *,
+        checker: Checker | None = None,
+        key: bytes | None = None,
+        strip: int = 0,
+        limits: Limits | None = None,
+    ) -> None:
+        self._checker = checker
+        self._strip = strip
+        self._limits = limits or Limits()
+        self._members = Members(_opened(source, key, self._limits))
+        self._running = manifest.Running()
+        self._totals = manifest.Totals()
+        self._manifest: BinaryIO | None = None
+        self._head_length = 0
+        self.signature: Literal["good", "unchecked", "none"] = "none"
+        self.has_manifest = False
+        self.base: str | None = None
+        self.is_whole = False
+
+    def __iter__(self) -> Iterator[Item | Refused]:
+        members = iter(self._members)
+        first = next(members, None)
+        self.has_manifest = first is not None and first.name == manifest.HEAD
+        if first is None or not self.has_manifest:
+            if self._checker is not None:
+                raise Denied("the archive is not signed, and a key to check it with was given: take one that is")
+            if first is not None:
+                yield from self._of_others(first, members)
+        else:
+            self._read_head(first)
+            yield from self._ours(members)
+        self.is_whole = True
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the archive itself could not be read on."""
+        return self._members.failure is not None
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the manifest, once the last blob was read."""
+        return self._running.digest
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to ``size`` bytes of the body of the blob at hand; empty at its end."""
+        return self._members.read(size)
+
+    def read_all(self) -> bytes:
+        """Return the body of the blob at hand."""
+        return self._members.read_all()
+
+    def rest(self) -> Iterator[manifest.Entry]:
+        """Yield what the manifest says after the last blob: what the base has, and what was deleted since."""
+        if self._manifest is not None:
+            for entry in manifest.entries(self._manifest, self._head_length):
+                if entry.kind != "key":
+                    yield entry
+
+    def manifest(self) -> tuple[BinaryIO, int]:
+        """Return the manifest and where its entries begin, once the last blob was read. Raises `Misconfigured`."""
+        if self._manifest is None:
+            raise Misconfigured("there is no manifest in that archive: give one that pkgstore exported")
+        return self._manifest, self._head_length
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._manifest is not None:
+            self._manifest.close()
+
+    # -- our own ------------------------------------------------------------------------------------------------------
+
+    def _read_head(self, member: Member) -> None:
+        if member.size > manifest.LONGEST_LINE:
+            self._fail("its head is too long")
+        line = self.read_all()
+        if not line.endswith(b"\n"):
+            self._fail("its head is malformed")
+        try:
+            self.base = manifest.parsed_head(line[:-1])
+        except ValueError as exc:
+            self._fail(str(exc))
+        self._running.add_text(line)
+        self._head_length = len(line)
+        self._check(_comment(member)[0])
+
+    def _ours(self, members: Iterator[Member]) -> Iterator[Item | Refused]:
+        last = ""
+        for member in members:
+            if member.is_folder or member.refusal:
+                self._fail(f"it holds {member.refusal or 'a folder'}, which pkgstore does not write")
+            signature, line = _comment(member)
+            if member.name == manifest.MANIFEST:
+                self._read_manifest(member, signature)
+                if next(members, None) is not None:
+                    self._fail("something follows its manifest")
+                return
+            try:
+                entry = manifest.parsed(line)
+            except ValueError as exc:
+                self._fail(str(exc))
+            if (entry.kind, entry.key, entry.size) != ("key", member.name, member.size):
+                self._fail(f"the header of {keys.shown(entry.key)} does not agree with the manifest")
+            if entry.key <= last:
+                self._fail(f"it has {keys.shown(entry.key)} twice, or out of order")
+            last = entry.key
+            self._running.add(line)
+            self._totals.count(entry)
+            self._check(signature)
+            if not self._is_too_large(entry.size):
+                yield Item(entry.key, entry.size, entry.digests, entry.replaces)
+            else:
+                yield Refused(entry.key, self._too_large(entry.size))
+        self._fail("it has no manifest at its end")
+
+    def _read_manifest(self, member: Member, signature: str) -> None:
+        """Take the whole manifest, which must begin with the lines that came with the blobs."""
+        if member.size < self._running.length:
+            self._fail("its manifest leaves out blobs")
+        file = self._manifest = spool()
+        so_far = Hasher(["sha256"])
+        left = self._running.length
+        while data := self.read(min(left, _CHUNK)):
+            file.write(data)
+            so_far.update(data)
+            left -= len(data)
+        if so_far.digests()["sha256"] != self._running.digest:
+            self._fail("its manifest differs from what came with the blobs")
+        beginning = self._running.length
+        while data := self.read(_CHUNK):
+            file.write(data)
+            self._running.add_text(data)
+        self._check(signature)
+        try:
+            for entry in manifest.entries(file, beginning, totals=self._totals):
+                if entry.kind == "key":
+                    self._fail(f"it lacks {keys.shown(entry.key)}, which its manifest has")
+        except ValueError as exc:
+            self._fail(str(exc))
+
+    def _check(self, signature: str) -> None:
+        if self._checker is None:
+            self.signature = "unchecked" if signature else "none"
+        elif not signature:
+            raise Denied("the archive is not signed, and a key to check it with was given: take one that is")
+        elif not self._checker.is_good(self._running.digest, signature):
+            raise Denied("the archive is not signed with the key that was given, or was changed since: do not trust it")
+        else:
+            self.signature = "good"
+
+    # -- what others made ---------------------------------------------------------------------------------------------
+
+    def _of_others(self, first: Member, members: Iterator[Member]) -> Iterator[Item | Refused]:
+        with _Seen() as seen:
+            member: Member | None = first
+            while member is not None:
+                if not member.is_folder or member.refusal:
+                    yield self._judged(member, seen)
+                member = next(members, None)
+
+    def _judged(self, member: Member, seen: _Seen) -> Item | Refused:
+        if member.name is None:
+            return Refused("?", "its name is not UTF-8")
+        shown = keys.shown(member.name)
+        name = member.name
+        while name.startswith("./"):
+            name = name[2:]
+        parts = name.split("/")
+        if not name.startswith("/"):
+            if len(parts) <= self._strip:
+                return Refused(shown, f"its name has no more than the {self._strip} folders that are left out")
+            parts = parts[self._strip :]
+        key = "/".join(parts)
+        if keys.CONTROL in parts or parts[0] == _LOST:
+            return Refused(shown, "no package: it belongs to pkgstore or to the file system", is_ours=True)
+        if member.refusal:
+            return Refused(shown, f"it is {member.refusal}")
+        try:
+            keys.check(key)
+        except InvalidKey as exc:
+            return Refused(shown, str(exc))
+        if self._is_too_large(member.size):
+            return Refused(shown, self._too_large(member.size))
+        if not seen.add(key):
+            return Refused(shown, "the archive has it twice; the first one counts")
+        return Item(key, member.size, {})
+
+    # -- how ----------------------------------------------------------------------------------------------------------
+
+    def _is_too_large(self, size: int) -> bool:
+        return self._limits.blob is not None and size > self._limits.blob
+
+    def _too_large(self, size: int) -> str:
+        return f"it is larger than allowed: {size:,} of {self._limits.blob:,} bytes"
+
+    def _fail(self, what: str) -> NoReturn:
+        self._members.fail(what)
+
+
+class _Seen:
+    """Which names there were: on disk, when there are many."""
+
+    def __enter__(self) -> Self:
+        self._names = sqlite3.connect("")
+        self._names.execute("CREATE TABLE seen (name TEXT PRIMARY KEY) WITHOUT ROWID")
+        return self
+
+    def add(self, name: str) -> bool:
+        """Take notice of a name; False when it was there before."""
+        return self._names.execute("INSERT OR IGNORE INTO seen VALUES (?)", (name,)).rowcount == 1
+
+    def __exit__(self, *exc: object) -> None:
+        self._names.close()
+
+
+def _comment(member: Member) -> tuple[str, bytes]:
+    """Return the signature and the line of the manifest that a header of ours carries."""
+    signature, _, line = member.comment.partition(" ")
+    return "" if signature == "-" else signature, line.encode()
+
+
+def _opened(source: Readable, key: bytes | None, limits: Limits) -> Iterator[bytes]:
+    """Yield the tar stream that a file holds, whether it is sealed, packed or neither."""
+    file = Rewound(source, len(sealing.MAGIC))
+    if not file.first:
+        raise Corrupt("the archive is empty: take another copy")
+    if file.first == sealing.MAGIC:
+        if key is None:
+            raise Denied("the archive is sealed: give the file of the key that it was exported with")
+        chunks = sealing.unsealed(partial(exactly, file), key)
+    elif key is not None:
+        raise Denied("the archive is not sealed, and a key to open it with was given: anybody may have made it")
+    else:
+        chunks = iter(partial(file.read, _CHUNK), b"")
+    first = next(chunks, b"")
+    while len(first) < packing.LONGEST_MAGIC and (more := next(chunks, b"")):
+        first += more
+    yield from packing.unpacked(chain([first], chunks), first[: packing.LONGEST_MAGIC], limits.ratio, limits.total)
