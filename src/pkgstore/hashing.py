@@ -54,7 +54,8 @@ def wanted(digests: Mapping[str, str | None] | None) -> Mapping[str, str | None]
 
 def is_digest(name: str, value: object) -> bool:
     """Say whether ``value`` is written as digests of the algorithm ``name`` are."""
-    return isinstance(value, str) and re.fullmatch(f"[0-9a-f]{{{_LENGTHS.get(name, 0)}}}", value) is not None
+    length = _LENGTHS.get(name)
+    return length is not None and isinstance(value, str) and re.fullmatch(f"[0-9a-f]{{{length}}}", value) is not None
 
 
 class Hasher:
