@@ -16,6 +16,9 @@ from pkgstore import Store
 from pkgstore.pair import Pair
 from pkgstore.testing.machine import StoreMachine
 from pkgstore.testing.sources import Stream
+from tests.command import PKGSTORE
+from tests.packages import upload_form, wheel, wheel_name
+from tests.servers import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -222,3 +225,26 @@ def test_it_is_a_store() -> None:
     machine = type("Machine", (StoreMachine,), {"opener": staticmethod(opener), "url": url, "published": set()})
     checks = settings(max_examples=50, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
     run_state_machine_as_test(machine, settings=checks)
+
+
+def test_an_index_is_served_from_both(tmp_path: Path) -> None:
+    for name, version in (("old", "1.0"), ("new", "2.0")):
+        with pkgstore.open(tmp_path / name) as store:
+            store.publish(wheel_name("moving", version), wheel("moving", version))
+
+    def command(port: int) -> list[str]:
+        where = [str(tmp_path / "new"), "-i", "127.0.0.1", "-p", str(port), "-P", ".", "-a", "."]
+        return [*PKGSTORE, "serve", "--before", str(tmp_path / "old"), *where]
+
+    with running(command, tmp_path / "log", ready="/health") as server:
+        page = server.request("GET", "/simple/moving/").text
+        assert "moving-1.0" in page
+        assert "moving-2.0" in page
+        found = server.request("GET", f"/packages/{wheel_name('moving', '1.0')}")
+        assert (found.status, found.body) == (200, wheel("moving", "1.0"))
+        for version, status in (("1.0", 409), ("3.0", 200)):
+            headers, body = upload_form(wheel_name("moving", version), wheel("moving", version) + b"!")
+            assert server.request("POST", "/", headers, body).status == status
+    with pkgstore.open(tmp_path / "old") as old, pkgstore.open(tmp_path / "new") as new:
+        assert len(list(old.list())) == 1
+        assert len(list(new.list())) == 2
