@@ -118,6 +118,15 @@ class PublishBody:
         except SourceFailed as exc:
             raise exc.error from None
 
+    def declared(self, also: Iterable[str] = ()) -> Mapping[str, str] | None:
+        """Return the digests that the publisher expects, if nothing else has to be known before the first byte.
+
+        ``also`` are algorithms that are needed besides sha256. Every attempt is held to them, and to the size.
+        """
+        known = {name: value for name, value in self._expected.items() if value is not None}
+        is_all = self.size is not None and self.replayable and known.keys() >= {*self._expected, *also}
+        return known if is_all else None
+
     def spool(self, also: Iterable[str] = ()) -> Mapping[str, str]:
         """Read the whole body ahead, so that its size and digests are known; return the digests.
 
