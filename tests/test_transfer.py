@@ -17,7 +17,7 @@ import pytest
 import pkgstore
 from pkgstore import Store, transfer
 from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, with_driver
-from pkgstore.transfer import Outcome, Report, mirror
+from pkgstore.transfer import Mirrored, Outcome, mirror
 from tests.cluster import cluster
 from tests.command import complaint, run
 from tests.media import MEDIA, Media, gcs, media, servers, smb
@@ -73,23 +73,23 @@ def outcomes() -> list[Outcome]:
 def test_every_pair_of_media(media: Media, src_medium: str, dst_medium: str) -> None:
     with pkgstore.open(media.url(src_medium)) as src, pkgstore.open(media.url(dst_medium)) as dst:
         blobs = filled(src)
-        assert mirror(src, dst, jobs=4) == Report(copied=len(blobs), bytes=sum(SIZES))
+        assert mirror(src, dst, jobs=4) == Mirrored(copied=len(blobs), bytes=sum(SIZES))
         assert content(dst) == blobs
         for key, data in blobs.items():
             digests = dst.stat(key).digests
             assert digests["sha256"] == hashlib.sha256(data).hexdigest()
             assert digests.get("md5") == src.stat(key).digests.get("md5")
-        assert mirror(src, dst, jobs=4) == Report(same=len(blobs))
+        assert mirror(src, dst, jobs=4) == Mirrored(same=len(blobs))
         key, lost = "p1/ä 1.whl", "p2/ä 2.whl"
         dst.publish(key, b"others", replace=True)
         dst.delete(lost)
         dst.publish("extra", b"1")
-        assert mirror(src, dst, jobs=4) == Report(
+        assert mirror(src, dst, jobs=4) == Mirrored(
             copied=1, conflict=1, same=len(blobs) - 2, extra=1, bytes=len(blobs[lost])
         )
         assert dst.read(key) == b"others"
         again = mirror(src, dst, jobs=4, replace=True, delete=True)
-        assert again == Report(replaced=1, same=len(blobs) - 1, deleted=1, bytes=len(blobs[key]))
+        assert again == Mirrored(replaced=1, same=len(blobs) - 1, deleted=1, bytes=len(blobs[key]))
         assert content(dst) == blobs
 
 
@@ -138,7 +138,7 @@ def test_blobs_without_digests_are_compared_by_reading(stores: tuple[Store, Stor
         (tmp_path / store / "same").write_bytes(b"same")
         (tmp_path / store / "other").write_bytes(store.encode())
     (tmp_path / "src" / "only").write_bytes(b"only")
-    assert mirror(src, dst) == Report(copied=1, same=1, conflict=1, bytes=4)
+    assert mirror(src, dst) == Mirrored(copied=1, same=1, conflict=1, bytes=4)
     assert dst.stat("only").digests["sha256"] == hashlib.sha256(b"only").hexdigest()
 
 
@@ -154,12 +154,12 @@ def test_one_store_is_not_mirrored_onto_itself(stores: tuple[Store, Store], tmp_
 
 def test_an_empty_source_empties_nothing_unless_forced(stores: tuple[Store, Store]) -> None:
     src, dst = stores
-    assert mirror(src, dst, delete=True) == Report()
+    assert mirror(src, dst, delete=True) == Mirrored()
     dst.publish("a", b"1")
     with pytest.raises(pkgstore.Misconfigured, match="has no blobs, and all of .*dst would be deleted"):
         mirror(src, dst, delete=True)
     assert dst.read("a") == b"1"
-    assert mirror(src, dst, delete=True, force=True) == Report(deleted=1)
+    assert mirror(src, dst, delete=True, force=True) == Mirrored(deleted=1)
 
 
 # -- what goes wrong --------------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def test_a_corrupt_blob_is_not_copied_and_nothing_is_deleted(
     dst.publish("extra", b"1")
     media.damage("local", src.where, "bad")
     report = mirror(src, dst, delete=True, progress=outcomes.append)
-    assert report == Report(copied=1, failed=1, extra=1, bytes=100_000)
+    assert report == Mirrored(copied=1, failed=1, extra=1, bytes=100_000)
     assert not report.is_whole
     [failure] = [each for each in outcomes if each.fate == "failed"]
     assert (failure.key, type(failure.error)) == ("bad", pkgstore.Corrupt)
@@ -187,7 +187,7 @@ def test_a_key_that_the_medium_cannot_hold_is_a_failure_of_its_own(stores: tuple
     src.publish("a/b", b"1")
     src.publish("c", b"1")
     dst.publish("a", b"1")
-    assert mirror(src, dst) == Report(copied=1, failed=1, extra=1, bytes=1)
+    assert mirror(src, dst) == Mirrored(copied=1, failed=1, extra=1, bytes=1)
 
 
 def test_a_full_destination_ends_it(stores: tuple[Store, Store]) -> None:
@@ -198,7 +198,7 @@ def test_a_full_destination_ends_it(stores: tuple[Store, Store]) -> None:
         mirror(src, dst)
     assert len(content(dst)) == 10
     dst.set_quota()
-    assert mirror(src, dst) == Report(copied=40, same=10, bytes=40_000)
+    assert mirror(src, dst) == Mirrored(copied=40, same=10, bytes=40_000)
     assert dst.usage() == dst.usage(recount=True)
 
 
@@ -236,7 +236,7 @@ def test_what_is_deleted_while_it_is_copied_does_not_come_back(stores: tuple[Sto
     with pkgstore.open([tmp_path / "dst", tmp_path / "src"]) as pair:
         for when in ("before", "after"):
             old.publish("a", b"1")
-            assert mirror(old, During(new, **{when: pair.delete})) == Report(gone=1)
+            assert mirror(old, During(new, **{when: pair.delete})) == Mirrored(gone=1)
             assert content(pair) == content(old) == content(new) == {}
 
 
@@ -246,7 +246,7 @@ def test_of_a_publisher_and_the_mirror_one_wins(stores: tuple[Store, Store]) -> 
     src.publish("other", b"1")
     theirs = {"same": b"1", "other": b"2"}
     racing = During(dst, before=lambda key: dst.publish(key, theirs[key]))
-    assert mirror(src, racing) == Report(same=1, conflict=1)
+    assert mirror(src, racing) == Mirrored(same=1, conflict=1)
     assert content(dst) == theirs
 
 
@@ -261,7 +261,7 @@ def test_a_blob_that_is_deleted_from_the_destination_meanwhile_is_copied(stores:
                 dst.delete(blob.key)
                 yield pkgstore.Blob(blob.key, blob.size, blob.mtime, blob.tag)
 
-    assert mirror(src, Lists(dst._calls, identity=dst.id)) == Report(copied=1, bytes=1)
+    assert mirror(src, Lists(dst._calls, identity=dst.id)) == Mirrored(copied=1, bytes=1)
 
 
 def test_what_appears_at_the_source_is_not_deleted(stores: tuple[Store, Store]) -> None:
@@ -276,7 +276,7 @@ def test_what_appears_at_the_source_is_not_deleted(stores: tuple[Store, Store]) 
 
     other.list = listed  # type: ignore[method-assign]
     src.publish("new", b"1")
-    assert mirror(other, dst, delete=True) == Report(copied=1, extra=1, bytes=1)
+    assert mirror(other, dst, delete=True) == Mirrored(copied=1, extra=1, bytes=1)
     assert sorted(content(dst)) == ["a", "new"]
 
 
@@ -310,7 +310,7 @@ def test_beside_many_publishers(stores: tuple[Store, Store]) -> None:
             each.result()
     report = mirror(src, dst)
     others = {name for name, data in won.items() if data != name.encode()}
-    assert report == Report(same=60 - len(others), conflict=len(others))
+    assert report == Mirrored(same=60 - len(others), conflict=len(others))
     assert content(dst) == {name: won.get(name, name.encode()) for name in names}
 
 
@@ -363,7 +363,7 @@ def test_killed_and_run_again(media: Media, src_medium: str, dst_medium: str) ->
     assert copied <= len(blobs)
     with pkgstore.open(dst_url) as dst, pkgstore.open(src_url) as src:
         assert content(dst) == blobs
-        assert mirror(src, dst) == Report(same=len(blobs))
+        assert mirror(src, dst) == Mirrored(same=len(blobs))
 
 
 # -- executors --------------------------------------------------------------------------------------------------------
@@ -375,7 +375,7 @@ def test_by_processes(stores: tuple[Store, Store]) -> None:
     dst.publish("extra", b"1")
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         report = mirror(src, dst, executor=pool, delete=True)
-    assert report == Report(copied=len(blobs), deleted=1, bytes=sum(SIZES))
+    assert report == Mirrored(copied=len(blobs), deleted=1, bytes=sum(SIZES))
     assert content(dst) == blobs
 
 
@@ -385,7 +385,7 @@ def test_by_a_dask_cluster(cluster: Cluster, media: Media) -> None:
         dst.publish("p1/ä 1.whl", b"others")
         seen: list[Outcome] = []
         report = mirror(src, dst.scope("copy/"), executor=cluster.executor(), progress=seen.append)
-        assert report == Report(copied=len(blobs), bytes=sum(map(len, blobs.values())))
+        assert report == Mirrored(copied=len(blobs), bytes=sum(map(len, blobs.values())))
         assert content(dst.scope("copy/")) == blobs
         assert sorted(each.key for each in seen) == sorted(blobs)
 

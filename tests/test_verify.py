@@ -20,7 +20,7 @@ import pkgstore
 from pkgstore import Store
 from pkgstore.drivers.local import LocalDriver
 from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, with_driver
-from pkgstore.verify import Checked, Report, checking, verify
+from pkgstore.verify import Checked, Verified, checking, verify
 from tests.cluster import cluster
 from tests.command import complaint, run
 from tests.media import MEDIA, Media, gcs, media, servers, smb
@@ -76,7 +76,7 @@ def test_on_every_medium(media: Media, medium: str) -> None:
         for number, size in enumerate(sizes):
             for each in (store, other):
                 each.publish(f"p/{number}", bytes(size))
-        assert verify(store) == Report(good=4, bytes=sum(sizes))
+        assert verify(store) == Verified(good=4, bytes=sum(sizes))
         media.damage(medium, url, "p/3")
         media.damage(medium, url, "p/2")
     with pkgstore.open(url) as store, pkgstore.open(other_url) as other:
@@ -99,7 +99,7 @@ def test_on_every_medium(media: Media, medium: str) -> None:
         assert [blob.key for blob in store.list()] == ["p/0", "p/1", "p/3"]
         assert store.read("p/3") == bytes(MiB + 1)
         store.publish("p/2", bytes(1000))
-        assert verify(store) == Report(good=4, bytes=sum(sizes))
+        assert verify(store) == Verified(good=4, bytes=sum(sizes))
 
 
 def test_what_is_said(stores: tuple[Store, Store], seen: list[Checked]) -> None:
@@ -108,7 +108,7 @@ def test_what_is_said(stores: tuple[Store, Store], seen: list[Checked]) -> None:
     copy.delete("2")
     copy.publish("3", b"others", replace=True)
     report = verify(store, repair_from=copy, progress=seen.append)
-    assert asdict(report) == {**asdict(Report()), "good": 7, "corrupt": 3, "repaired": 1, "bytes": 7021}
+    assert asdict(report) == {**asdict(Verified()), "good": 7, "corrupt": 3, "repaired": 1, "bytes": 7021}
     one, two, three = [each for each in seen if each.found != "good"]
     what = f"the bytes of '1' in {store.where} do not have the sha256 recorded with them"
     assert (one.says, one.remedy, one.did, one.kept_as) == (what, "", "repaired", "")
@@ -125,7 +125,7 @@ def test_what_is_said(stores: tuple[Store, Store], seen: list[Checked]) -> None:
 def test_blobs_without_digests_are_counted_as_such(stores: tuple[Store, Store]) -> None:
     store, _ = stores
     store.local_path("1").with_name("by-hand").write_bytes(b"123")
-    assert verify(store) == Report(good=10, unrecorded=1, bytes=10_003)
+    assert verify(store) == Verified(good=10, unrecorded=1, bytes=10_003)
 
 
 def test_every_recorded_digest_is_compared(stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +188,7 @@ def test_a_truncated_and_an_emptied_blob(stores: tuple[Store, Store]) -> None:
     damage(store, "2", data=b"")
     assert verify(store, repair_from=copy, quarantine=True).repaired == 2
     assert [data for data, _ in quarantined(store)].count(b"") == 1
-    assert verify(store) == Report(good=10, bytes=10_000)
+    assert verify(store) == Verified(good=10, bytes=10_000)
 
 
 def test_what_is_kept_of_a_corrupt_blob(stores: tuple[Store, Store]) -> None:
@@ -388,7 +388,7 @@ def test_killed_and_run_again(tmp_path: Path) -> None:
                     read += [line for line in child.stdout if line.endswith("\n")]
                     break
     assert read[-1].startswith("done\t")
-    assert Report(good=57, corrupt=3).wrong == 3
+    assert Verified(good=57, corrupt=3).wrong == 3
     assert "good=57, unrecorded=0, corrupt=3, unreadable=0" in read[-1]
     keys = [line.split()[0] for line in read[:-1]]
     assert sorted(set(keys)) == [f"{number:02}" for number in range(60)]
@@ -480,7 +480,7 @@ def test_the_command(stores: tuple[Store, Store], tmp_path: Path) -> None:
         "did": "quarantined",
         "remedy": "publish it again, or mirror it here",
     }
-    assert summary == {**asdict(Report()), "good": 9, "corrupt": 1, "quarantined": 1, "bytes": 9007}
+    assert summary == {**asdict(Verified()), "good": 9, "corrupt": 1, "quarantined": 1, "bytes": 9007}
     damage(store, "2")
     result = run("verify", place, "--repair-from", tmp_path / "copy")
     assert (result.returncode, result.stdout.splitlines()[-1]) == (

@@ -6,6 +6,9 @@ run which was cut short goes on where it was when it is run again.
 
 from __future__ import annotations
 
+import os
+import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -34,6 +37,19 @@ Fate: TypeAlias = Literal["copied", "replaced", "same", "conflict", "gone", "ext
 
 _OF_ONE_BLOB = (Corrupt, Denied, InvalidKey, Unavailable)
 _SILENT = 16
+_LARGE = 16 << 20
+_LARGE_AT_ONCE = 3
+
+_large: threading.Semaphore
+
+
+def _let_large_pass() -> None:
+    global _large
+    _large = threading.Semaphore(_LARGE_AT_ONCE)
+
+
+_let_large_pass()
+os.register_at_fork(after_in_child=_let_large_pass)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +76,7 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Report:
+class Mirrored:
     """How many keys had which fate (see `Outcome`), and how many ``bytes`` were copied."""
 
     copied: int = 0
@@ -95,7 +111,7 @@ def mirror(
     executor: Executor | None = None,
     jobs: int = JOBS,
     progress: Callable[[Outcome], object] | None = None,
-) -> Report:
+) -> Mirrored:
     """Copy every blob of ``src`` to ``dst``, which may be scopes, and return how many had which fate.
 
     A blob is published at ``dst`` under the digests that ``src`` has recorded, so that it becomes visible there only as
@@ -114,7 +130,7 @@ def mirror(
     both are one store, or with ``delete`` when ``src`` is empty.
     """
     _check_apart(src, dst)
-    report = Report()
+    report = Mirrored()
 
     def take(outcome: Outcome) -> None:
         report.add(outcome)
@@ -148,7 +164,7 @@ def _take_all(outcomes: Iterable[Outcome], take: Callable[[Outcome], None]) -> N
             raise outcome.error
 
 
-def _check_not_empty(src: Store, dst: Store, report: Report, *, force: bool) -> None:
+def _check_not_empty(src: Store, dst: Store, report: Mirrored, *, force: bool) -> None:
     seen = report.copied + report.replaced + report.same + report.conflict + report.failed
     if not (seen or force) and next(dst.list(), None) is not None:
         raise Misconfigured(
@@ -184,21 +200,24 @@ def _side_by_side(src: Store, dst: Store) -> Iterator[tuple[Blob | None, Blob | 
 def _settled(both: tuple[Blob, Blob | None], src: Store, dst: Store, *, replace: bool) -> Outcome:
     """See that the destination has a blob of the source."""
     theirs, ours = both
-    key = theirs.key
     try:
-        if ours is not None:
-            there = _compared(src, dst, theirs, ours)
-            if there == "same":
-                return Outcome(key, "same", theirs.size)
-            if there == "other" and not replace:
-                return _conflict(key, dst)
-            return _copied(key, src, dst, replace=there == "other")
-        outcome = _copied(key, src, dst, replace=False)
-        return _copied(key, src, dst, replace=True) if outcome.fate == "conflict" and replace else outcome
+        with _large if theirs.size > _LARGE else nullcontext():  # drivers hold some MiB of each
+            return _settle(theirs, ours, src, dst, replace=replace)
     except NotFound:
-        return Outcome(key, "gone", theirs.size)
+        return Outcome(theirs.key, "gone", theirs.size)
     except _OF_ONE_BLOB as exc:
-        return Outcome(key, "failed", theirs.size, str(exc), exc)
+        return Outcome(theirs.key, "failed", theirs.size, str(exc), exc)
+
+
+def _settle(theirs: Blob, ours: Blob | None, src: Store, dst: Store, *, replace: bool) -> Outcome:
+    key = theirs.key
+    there = _compared(src, dst, theirs, ours) if ours is not None else "none"
+    if there == "same":
+        return Outcome(key, "same", theirs.size)
+    if there == "other":
+        return _copied(key, src, dst, replace=True) if replace else _conflict(key, dst)
+    outcome = _copied(key, src, dst, replace=False)
+    return _copied(key, src, dst, replace=True) if outcome.fate == "conflict" and replace else outcome
 
 
 def _conflict(key: str, dst: Store) -> Outcome:

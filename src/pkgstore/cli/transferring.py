@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pkgstore import Store
-    from pkgstore.transfer import Outcome, Report
-    from pkgstore.verify import Checked
+    from pkgstore.transfer import Mirrored, Outcome
+    from pkgstore.verify import Checked, Verified
 
 _SHOWN = ("conflict", "failed", "deleted", "replaced")
 
@@ -115,7 +115,7 @@ def mirror(
         )
 
 
-def _mirrored(source: Store, target: Store, as_json: bool, **how: Any) -> tuple[Report, pkgstore.StoreError | None]:
+def _mirrored(source: Store, target: Store, as_json: bool, **how: Any) -> tuple[Mirrored, pkgstore.StoreError | None]:
     from pkgstore.transfer import mirror
 
     errors: list[pkgstore.StoreError] = []
@@ -134,7 +134,7 @@ def _mirrored(source: Store, target: Store, as_json: bool, **how: Any) -> tuple[
     return report, errors[0] if errors else None
 
 
-def _show_mirrored(report: Report, *, as_json: bool) -> None:
+def _show_mirrored(report: Mirrored, *, as_json: bool) -> None:
     if as_json:
         put_json(**asdict(report))
         return
@@ -214,7 +214,7 @@ def _shower(meter: Meter, *, as_json: bool) -> Callable[[Checked], None]:
     return show
 
 
-def _show_verified(report: Any) -> None:
+def _show_verified(report: Verified) -> None:
     counts = {name: count for name, count in asdict(report).items() if name not in ("bytes", "seed")}
     shown = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count or name in ("good", "corrupt"))
     put_line(f"{shown}; {size_text(report.bytes)} read{report.seed and f', sample seed {report.seed}'}.")

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
     from pkgstore import Blob
 
-__all__ = ["Checked", "Report", "verify"]
+__all__ = ["Checked", "Verified", "verify"]
 
 _AT_ONCE = 16
 """Blobs, times jobs, after which the journal is written."""
 
 
 @dataclass(slots=True)
-class Report:
+class Verified:
     """How many blobs were looked at.
 
     ``good``
@@ -86,7 +86,7 @@ def verify(
     executor: Executor | None = None,
     jobs: int = JOBS,
     progress: Callable[[Checked], object] | None = None,
-) -> Report:
+) -> Verified:
     """Read the blobs of ``store``, which may be a scope, from its medium, compare them with the digests that were
     recorded when they were published, and return how many were found how.
 
@@ -115,7 +115,7 @@ def verify(
         raise Misconfigured(f"{store.where} cannot be repaired from itself: name another store")
     with Journal(journal, {"store": store.id, "prefix": store._prefix, "sample": sample}, seed) as known:
         seed = known.seed or secrets.token_hex(4)
-        report = Report(**known.counts)
+        report = Verified(**known.counts)
         report.seed = "" if sample is None else seed
         known.begin(seed)
         check = partial(checked, store=store, repair_from=repair_from, quarantine=quarantine)
