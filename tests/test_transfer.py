@@ -240,6 +240,24 @@ def test_what_is_deleted_while_it_is_copied_does_not_come_back(stores: tuple[Sto
             assert content(pair) == content(old) == content(new) == {}
 
 
+def test_a_copy_that_is_made_in_the_middle_of_a_delete_does_not_stay(
+    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = stores
+    with pkgstore.open([tmp_path / "dst", tmp_path / "src"]) as pair:
+        old.publish("a", b"1")
+        delete = Store.delete
+
+        def between(self: Store, key: str, **options: Any) -> None:
+            mirror(old, new)
+            delete(self, key, **options)
+            mirror(old, new)
+
+        monkeypatch.setattr(Store, "delete", between)
+        pair.delete("a")
+        assert content(pair) == content(old) == content(new) == {}
+
+
 def test_of_a_publisher_and_the_mirror_one_wins(stores: tuple[Store, Store]) -> None:
     src, dst = stores
     src.publish("same", b"1")
