@@ -20,6 +20,7 @@ from pkgstore.drivers.memory import MemoryDriver
 from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, SpoolingDriver, with_driver
 from pkgstore.testing.sources import Stream
 from tests.clock import Clock
+from tests.told import Told
 
 
 @pytest.fixture
@@ -399,3 +400,49 @@ def test_reader_is_raw_and_closes(store: pkgstore.Store) -> None:
     for verb in (reader.tell, reader.read, lambda: reader.seek(0)):
         with pytest.raises(ValueError, match="closed"):
             verb()
+
+
+def test_a_delete_may_be_bound_to_a_version(store: pkgstore.Store) -> None:
+    old = store.publish("a", b"1")
+    new = store.publish("a", b"2", replace=True)
+    store.delete("a", tag=old.tag)
+    assert store.read("a") == b"2"
+    store.delete("a", tag=new.tag)
+    store.delete("a", tag=new.tag)
+    assert list(store.list()) == []
+    store.publish("a", b"3")
+    store.delete("a", tag=new.tag)
+    assert store.read("a") == b"3"
+
+
+def test_a_version_that_is_not_there_gives_no_bytes_back_to_a_quota(store: pkgstore.Store) -> None:
+    store.set_quota(100)
+    old = store.publish("a", b"1")
+    store.publish("a", b"12345", replace=True)
+    store.delete("a", tag=old.tag)
+    assert store.usage(recount=False).bytes == 5
+
+
+def test_a_body_whose_digests_are_given_is_read_once(store: pkgstore.Store) -> None:
+    data = bytes(3 << 20)
+    right = {"sha256": hashlib.sha256(data).hexdigest()}
+    spooling = with_driver(store, SpoolingDriver(store.driver, FaultPlan()))
+
+    def reads(key: str, digests: dict[str, str | None] | None, **options: Any) -> int:
+        at: list[int] = []
+        spooling.publish(key, Told(data, at.append), digests=digests, **options)
+        return at.count(0)
+
+    assert reads("a", None) == 2
+    assert reads("b", {**right}) == 1
+    assert reads("c", {**right, "md5": None}) == 2
+    assert reads("d", {**right, "md5": hashlib.md5(data).hexdigest()}) == 1
+    with pytest.raises(pkgstore.Exists) as caught:
+        reads("a", {**right})
+    assert caught.value.identical
+    for size in (None, len(data) - 1):
+        with pytest.raises(pkgstore.Corrupt):
+            reads("e", {"sha256": "0" * 64} if size is None else {**right}, size=size)
+    with pytest.raises(pkgstore.Corrupt):
+        reads("a", {"sha256": "0" * 64})
+    assert [blob.key for blob in store.list()] == ["a", "b", "c", "d"]

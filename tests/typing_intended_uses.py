@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import assert_type
 
@@ -12,6 +13,9 @@ import pkgstore
 from pkgstore import Blob, Driver, Reader, Store, Usage, archive
 from pkgstore.drivers.local import LocalDriver
 from pkgstore.drivers.memory import MemoryDriver
+from pkgstore.spread import spread
+from pkgstore.transfer import mirror
+from pkgstore.verify import verify
 
 with pkgstore.open("file:///srv/packages", readonly=True, timeout=5) as store:
     assert_type(store, Store)
@@ -54,6 +58,12 @@ with pkgstore.open("packages") as store, pkgstore.open("backups") as backups:
 pkgstore.open("s3://bucket/pypi", cache="/var/cache/pkgstore", cache_size="20Gi", catalog="/var/cache/pkgstore.sqlite")
 
 pkgstore.open(Path("packages"))
+
+with pkgstore.open(["s3://bucket/pypi", Path("packages")]) as pair, ThreadPoolExecutor() as pool:
+    assert_type(pair, Store)
+    assert_type(mirror(pair, store, delete=True, executor=pool).copied, int)
+    assert_type(verify(store, sample=0.05, repair_from=pair, quarantine=True).wrong, int)
+    assert_type(spread(pair.stat, ["a", "b"], executor=pool), Iterator[Blob])
 
 try:
     store.publish("a", b"1")

@@ -109,7 +109,8 @@ class Calls:
 
         try:
             if not self.driver.streams:
-                known = source.spool(self.driver.spool_digests if isinstance(self.driver, KnowsBefore) else ())
+                also = self.driver.spool_digests if isinstance(self.driver, KnowsBefore) else ()
+                known = source.declared(also) or source.spool(also)
             return self.call("publish", key, attempt, retry=source.replayable)
         except (SourceFailed, StoreError) as exc:
             if open_outcome and not isinstance(exc, Exists):

@@ -9,7 +9,7 @@ import re
 import uuid
 from functools import partial
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote as quote_path
 
 from pkgstore import config, keys, registry
@@ -19,11 +19,14 @@ from pkgstore.calls import Calls
 from pkgstore.driver import Probed
 from pkgstore.errors import Denied, Exists, Misconfigured, NotFound, Unsupported
 from pkgstore.hashing import CHUNK, wanted
+from pkgstore.pair import Pair
+from pkgstore.reopening import Origin
 from pkgstore.store import Store
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from urllib.parse import SplitResult
 
     from pkgstore.cache.folder import Cache
     from pkgstore.catalog import Catalog
@@ -37,7 +40,7 @@ _PROBED = "probed"
 _OPTIONS = {"cache", "cache_negative", "cache_size", "catalog", "create", "probe", "readonly", "timeout"}
 
 
-def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
+def open_store(url: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], **options: Any) -> Store:
     """Open the store at ``url``, as `pkgstore.open`.
 
     ``url`` is a path, or a URL such as ``file:///srv/packages`` or ``memory://name``. Options may stand in the URL's
@@ -60,13 +63,39 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
     ``catalog``
         a file of this host that keeps the digests of blobs for listings that cannot tell them (default: none)
 
+    Two URLs, ``[new, old]``, are for the time of a migration: what is not in the first store is read from the second,
+    and what is published goes to the first (`pkgstore.pair.Pair`). Options hold for both, but that the second has to
+    be there; those of a medium stand in its URL.
+
     Raises `Misconfigured` for a URL or option that cannot work, `NotFound` when there is no store and ``create`` is
     off, and `Denied`, `Unavailable` or `Unsupported` as the medium has it.
     """
-    parts, from_query = config.split_url(url)
+    if isinstance(url, (list, tuple)):
+        return _pair(url, options)
+    parts, from_query = config.split_url(cast("str | os.PathLike[str]", url))
     config.check_says_where(from_query)
+    return _open(parts, {**from_query, **options})
+
+
+def _pair(urls: Sequence[str | os.PathLike[str]], options: dict[str, Any]) -> Store:
+    if len(urls) != 2:
+        raise Misconfigured(f"a store is opened by one URL, or by two, the new one and the old one: not by {len(urls)}")
+    old = open_store(urls[1], **{**options, "create": False})
+    try:
+        new = open_store(urls[0], **options)
+    except BaseException:
+        old.close()
+        raise
+    if new.id == old.id:
+        new.close()
+        old.close()
+        raise Misconfigured(f"{new.where} and {old.where} are one store, and no two: give the new one and the old one")
+    return Pair(new, old)
+
+
+def _open(parts: SplitResult, given: dict[str, Any]) -> Store:
+    options = dict(given)
     connect = registry.find(parts.scheme)
-    options = {**from_query, **options}
     config.check_options(options, _OPTIONS | registry.own_options(connect))
     readonly = config.boolean("readonly", options.pop("readonly", False))
     unasked = registry.makes_unasked(parts.scheme) and not readonly
@@ -75,7 +104,7 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
     timeout = config.seconds("timeout", options.pop("timeout", 60))
     absent = Absent(config.seconds("cache_negative", options.pop("cache_negative", 0)))
     make_cache = _cache(options)
-    make_catalog = _catalog(options)
+    make_catalog = _catalog(options, given)
     who, at, place = parts.netloc.rpartition("@")
     shown = f"{parts.scheme}://{'**redacted**' if who else ''}{at}{place}{quote_path(parts.path, safe=_PLAIN)}"
     if "timeout" in registry.own_options(connect):
@@ -94,6 +123,7 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
             cache=make_cache(),
             absent=absent,
             catalog=make_catalog(calls, identity["id"]),
+            reduce=Origin(_open, parts, given).reduced,
         )
     except BaseException:
         driver.close()
@@ -112,14 +142,18 @@ def _cache(options: dict[str, Any]) -> Callable[[], Cache | None]:
     return partial(Cache, folder_of(path), config.size("cache_size", "10Gi" if size is None else size))
 
 
-def _catalog(options: dict[str, Any]) -> Callable[[Calls, str], Catalog | None]:
-    """Take the catalog's option out of ``options``; return what makes it for a store, given its calls and its id."""
+def _catalog(options: dict[str, Any], given: dict[str, Any]) -> Callable[[Calls, str], Catalog | None]:
+    """Take the catalog's option out of ``options``; return what makes it for a store, given its calls and its id.
+
+    ``given`` gets its absolute path, which is the same file for a process that works in another folder.
+    """
     path = options.pop("catalog", None)
     if path is None:
         return lambda _calls, _identity: None
     from pkgstore.catalog import file_of, opened
 
-    return partial(opened, file_of(path))
+    path = given["catalog"] = file_of(path)
+    return partial(opened, path)
 
 
 def _identify(calls: Calls, *, create: bool) -> dict[str, Any]:

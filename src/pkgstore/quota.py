@@ -26,7 +26,6 @@ from pkgstore import accounts, holder
 from pkgstore.accounts import Amounts, Usage, clock
 from pkgstore.errors import Exists, Full, QuotaExceeded, StoreError, Unavailable
 from pkgstore.granting import Grant, Granting, Otherwise
-from pkgstore.hashing import SourceFailed
 from pkgstore.holder import Gone, Held
 from pkgstore.keys import shown
 from pkgstore.tending import TICK
@@ -104,7 +103,7 @@ class Quota(Granting):
                 return self._calls.put(path, key, source, exclusive=exclusive)
             except QuotaExceeded:
                 if not replace and source.replayable and self._there(path, key):
-                    _read(source)  # to compare it
+                    source.read_through()  # to compare it
                     raise Exists(f"{shown(key)} is there already", key=key) from None
                 raise
             except (Exists, Otherwise) as exc:
@@ -155,15 +154,6 @@ class Quota(Granting):
                 pass
             except StoreError as exc:
                 _log.warning("what this process had in hand stays counted until usage --recount: %s", exc)
-
-
-def _read(source: PublishBody) -> None:
-    """Read a body to its end, so that its digests are known. Raises what it raises."""
-    try:
-        with source.attempt(ahead=True) as body:
-            body.drain()
-    except SourceFailed as exc:
-        raise exc.error from None
 
 
 def _is_open(exc: BaseException) -> bool:

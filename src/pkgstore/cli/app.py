@@ -10,7 +10,7 @@ import click
 
 import pkgstore
 from pkgstore import keys, outfile
-from pkgstore.cli import accounting, archiving, doctoring, files, serving, upkeep
+from pkgstore.cli import accounting, archiving, doctoring, files, serving, transferring, upkeep
 from pkgstore.cli.base import (
     Bytes,
     Group,
@@ -260,18 +260,21 @@ cli.add_command(upkeep.leftovers)
 cli.add_command(upkeep.probe)
 cli.add_command(upkeep.warm)
 cli.add_command(doctoring.doctor)
+cli.add_command(transferring.mirror)
+cli.add_command(transferring.verify)
 
 
 @cli.command(
     cls=serving.ServeCommand,
     context_settings={"allow_interspersed_args": False},
-    options_metavar="[--create] [-o NAME=VALUE]...",
+    options_metavar="[--create] [--before OLD] [-o NAME=VALUE]...",
     short_help="Serve the store as a package index, with pypiserver.",
 )
 @on_a_store
 @click.option("--create", is_flag=True, help="Make a store where there is none.")
+@click.option("--before", metavar="OLD", help="Read from the store at OLD what the one at URL has not (yet).")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[PYPI-SERVER OPTIONS]...")
-def serve(url: str, options: dict[str, str], create: bool, arguments: tuple[str, ...]) -> None:
+def serve(url: str, options: dict[str, str], create: bool, before: str | None, arguments: tuple[str, ...]) -> None:
     """Serve the store at URL as a package index, with pypiserver (extra: pkgstore[pypiserver]).
 
     There has to be a store, or else --create stands before URL, so that a volume that is not mounted is not served as
@@ -283,7 +286,7 @@ def serve(url: str, options: dict[str, str], create: bool, arguments: tuple[str,
       pkgstore serve /srv/packages -p 8080 -P . -a .              everybody may upload
       pkgstore serve /srv/packages -p 8080 -P htpasswd -a update  password file; needs passlib
     """
-    serving.run(url, options, create=create, arguments=arguments)
+    serving.run(url, options, create=create, before=before, arguments=arguments)
 
 
 @cli.command(short_help="Show a package index at work: real uploads, real installs.")

@@ -34,8 +34,12 @@ class ServeCommand(Command):
             ) from None
 
 
-def run(url: str, options: dict[str, str], *, create: bool, arguments: Sequence[str]) -> None:
-    """Serve the store at ``url`` until interrupted. ``arguments`` are options of `pypi-server run`.
+def run(
+    url: str, options: dict[str, str], *, create: bool, before: str | None = None, arguments: Sequence[str]
+) -> None:
+    """Serve the store at ``url`` until interrupted, ``before`` that of another URL, if any.
+
+    ``arguments`` are options of `pypi-server run`.
 
     Raises `StoreError`, and `LocalError` when the address cannot be listened on.
     """
@@ -57,7 +61,8 @@ def run(url: str, options: dict[str, str], *, create: bool, arguments: Sequence[
     # A store in memory is new wherever it is opened.
     decided = {"create": "yes" if create or parts.scheme == "memory" else "no"}
     with local("serve", config.without_secrets(url)):
-        pypiserver.serve(with_options(url, {**options, **decided}), arguments)
+        place = with_options(url, {**options, **decided})
+        pypiserver.serve(place if before is None else [place, before], arguments)
 
 
 def with_options(url: str, options: dict[str, str]) -> str:

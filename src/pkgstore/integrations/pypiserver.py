@@ -16,7 +16,7 @@ import socket
 import sys
 from importlib import import_module
 from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from wsgiref.simple_server import WSGIServer
 
 import pypiserver  # type: ignore[import-untyped]
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from wsgiref.types import WSGIApplication
 
+    Place: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
 _DOWNLOADS = "/packages/:filename#.*#"
 _NO_FOLDER = os.sep
 _NO_FOLDERS = "the packages are in the store, and no folder is given beside it"
@@ -57,7 +59,7 @@ _OF_THE_SERVER = {
 }
 
 
-def create_app(store: Store | str | os.PathLike[str], *args: str, **overrides: Any) -> WSGIApplication:
+def create_app(store: Store | Place, *args: str, **overrides: Any) -> WSGIApplication:
     """Return pypiserver over a store, as a WSGI app that any server may run, in several processes and threads.
 
     ``store`` is an open store, which stays its caller's to close, or what `pkgstore.open` takes. ``args`` are options
@@ -76,8 +78,10 @@ def create_app(store: Store | str | os.PathLike[str], *args: str, **overrides: A
     return _mounted(*_app(opened, options, overrides))
 
 
-def serve(url: str | os.PathLike[str], argv: Sequence[str] = ()) -> None:
-    """Serve the store at ``url`` until interrupted. ``argv`` are options of `pypi-server run`.
+def serve(url: Place, argv: Sequence[str] = ()) -> None:
+    """Serve the store at ``url``, which is what `pkgstore.open` takes, until interrupted.
+
+    ``argv`` are options of `pypi-server run`.
 
     Raises `Misconfigured`, as `pkgstore.open` does, and OSError when the address cannot be listened on.
     """
@@ -95,10 +99,11 @@ def serve(url: str | os.PathLike[str], argv: Sequence[str] = ()) -> None:
         bottle.run(app=_mounted(app, config), host=config.host, port=config.port, server=server, **extra)
 
 
-def _opened(url: str | os.PathLike[str]) -> Store:
+def _opened(url: Place) -> Store:
     """Open a store for a server, whose clients and workers do not wait as long as a program may."""
-    _, options = split_url(url)
-    return open_store(url) if "timeout" in options else open_store(url, timeout=_PATIENCE)
+    urls = url if isinstance(url, (list, tuple)) else [cast("str | os.PathLike[str]", url)]
+    is_timed = any("timeout" in split_url(each)[1] for each in urls)
+    return open_store(url) if is_timed else open_store(url, timeout=_PATIENCE)
 
 
 def _server(method: str) -> tuple[str, dict[str, Any]]:
