@@ -146,11 +146,10 @@ class Quota(Tending):
             old = self._there(path, key)
             return self._calls.put(path, key, source, exclusive=False), old
 
-    def delete(self, path: str, key: str, delete: Callable[[], Blob | None]) -> None:
-        """Have ``delete`` take a blob away, and return what was there."""
+    def delete(self, path: str, key: str, delete: Callable[[], Blob | None]) -> Blob | None:
+        """Have ``delete`` take a blob away; return what it returns: the blob that was there, if any."""
         if not self.is_on():
-            delete()
-            return
+            return delete()
         grant = Grant(self, path, key, claims=True)
         with self._claim(path):
             self.begin_commit(grant, None)
@@ -160,6 +159,7 @@ class Quota(Tending):
                 self._end(grant, doubtful=_is_open(exc, grant))
                 raise
             self._end(grant, None, old)
+        return old
 
     def close(self) -> None:
         """Give back what is in hand. What cannot be given back stays counted until the blobs are counted again."""

@@ -13,6 +13,7 @@ from pkgstore.accounts import Usage
 from pkgstore.bodies import PublishBody
 from pkgstore.cache.absent import Absent
 from pkgstore.cache.reading import CachedReader, Entry
+from pkgstore.control import Control
 from pkgstore.driver import Blob, HasLeftovers, Leftover, RecordsDigests, SignedURL
 from pkgstore.errors import Denied, Exists, InvalidKey, Misconfigured, NotFound, StoreError, Unsupported
 from pkgstore.hashing import CHUNK, Hasher, wanted
@@ -81,6 +82,11 @@ class Store:
         """The driver of the store's medium."""
         return self._calls.driver
 
+    @property
+    def prefix(self) -> str:
+        """The prefix that this is a scope of; empty for a whole store."""
+        return self._prefix
+
     # -- publishing ---------------------------------------------------------------------------------------------------
 
     def publish(
@@ -112,10 +118,11 @@ class Store:
             except Exists as exc:
                 raise self._exists(key, source) from exc
 
-    def delete(self, key: str) -> None:
-        """Delete a blob; silent when it is absent. It stays deleted after a power cut, whoever deleted it.
+    def delete(self, key: str, *, tag: str | None = None) -> bool:
+        """Delete a blob, and return whether it was there. It stays deleted after a power cut, whoever deleted it.
 
-        Open readers keep what they have.
+        With ``tag``, only that version is deleted: another in its place is left alone, also one that takes its place
+        at this very moment. Open readers keep what they have.
         """
         self._check_writable("delete", key)
         path = self._path(key)
@@ -125,14 +132,17 @@ class Store:
                 found = self._calls.call("delete", key, lambda: self.driver.stat(path))
             except NotFound:
                 found = None
-            tag = found.tag if found else _NO_VERSION
+            if found and tag is not None and found.tag != tag:
+                return None
+            seen = found.tag if found else _NO_VERSION
             # Bound to the version seen, so that a second attempt after a lost reply cannot take a newer one.
-            self._calls.call("delete", key, lambda: self.driver.delete(path, tag=tag), changes=True)
+            self._calls.call("delete", key, lambda: self.driver.delete(path, tag=seen), changes=True)
             return found
 
-        self._quota.delete(path, key, delete)
+        old = self._quota.delete(path, key, delete)
         if self._catalog is not None:
             self._catalog.forget(path)
+        return old is not None
 
     # -- producing once -----------------------------------------------------------------------------------------------
 
@@ -415,6 +425,10 @@ class Store:
             catalog=self._catalog,
             quota=self._quota,
         )
+
+    def control(self, folder: str) -> Control:
+        """Return the blobs of the store's own in a folder below `.pkgstore/`. A scope has those of its store."""
+        return Control(self._calls, folder, readonly=self.readonly)
 
     def close(self) -> None:
         """Let go of connections and handles. A scope leaves that to the store that it is a view of."""
