@@ -19,11 +19,13 @@ from pkgstore.calls import Calls
 from pkgstore.driver import Probed
 from pkgstore.errors import Denied, Exists, Misconfigured, NotFound, Unsupported
 from pkgstore.hashing import CHUNK, wanted
+from pkgstore.reopening import Origin
 from pkgstore.store import Store
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
+    from urllib.parse import SplitResult
 
     from pkgstore.cache.folder import Cache
     from pkgstore.catalog import Catalog
@@ -65,8 +67,12 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
     """
     parts, from_query = config.split_url(url)
     config.check_says_where(from_query)
+    return _open(parts, {**from_query, **options})
+
+
+def _open(parts: SplitResult, given: dict[str, Any]) -> Store:
+    options = dict(given)
     connect = registry.find(parts.scheme)
-    options = {**from_query, **options}
     config.check_options(options, _OPTIONS | registry.own_options(connect))
     readonly = config.boolean("readonly", options.pop("readonly", False))
     unasked = registry.makes_unasked(parts.scheme) and not readonly
@@ -75,7 +81,7 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
     timeout = config.seconds("timeout", options.pop("timeout", 60))
     absent = Absent(config.seconds("cache_negative", options.pop("cache_negative", 0)))
     make_cache = _cache(options)
-    make_catalog = _catalog(options)
+    make_catalog = _catalog(options, given)
     who, at, place = parts.netloc.rpartition("@")
     shown = f"{parts.scheme}://{'**redacted**' if who else ''}{at}{place}{quote_path(parts.path, safe=_PLAIN)}"
     if "timeout" in registry.own_options(connect):
@@ -94,6 +100,7 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
             cache=make_cache(),
             absent=absent,
             catalog=make_catalog(calls, identity["id"]),
+            reduce=Origin(_open, parts, given).reduced,
         )
     except BaseException:
         driver.close()
@@ -112,14 +119,18 @@ def _cache(options: dict[str, Any]) -> Callable[[], Cache | None]:
     return partial(Cache, folder_of(path), config.size("cache_size", "10Gi" if size is None else size))
 
 
-def _catalog(options: dict[str, Any]) -> Callable[[Calls, str], Catalog | None]:
-    """Take the catalog's option out of ``options``; return what makes it for a store, given its calls and its id."""
+def _catalog(options: dict[str, Any], given: dict[str, Any]) -> Callable[[Calls, str], Catalog | None]:
+    """Take the catalog's option out of ``options``; return what makes it for a store, given its calls and its id.
+
+    ``given`` gets its absolute path, which is the same file for a process that works in another folder.
+    """
     path = options.pop("catalog", None)
     if path is None:
         return lambda _calls, _identity: None
     from pkgstore.catalog import file_of, opened
 
-    return partial(opened, file_of(path))
+    path = given["catalog"] = file_of(path)
+    return partial(opened, path)
 
 
 def _identify(calls: Calls, *, create: bool) -> dict[str, Any]:

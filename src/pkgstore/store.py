@@ -44,6 +44,10 @@ class Store:
     Made by `pkgstore.open`. A context manager; safe to share between threads, and to use in children after fork. Every
     error is a `pkgstore.StoreError`, but for what a caller's own body or argument raises.
 
+    It can be pickled, and so be sent to other processes and hosts. There it is opened once, with the URL and the
+    options that it was opened with here (secrets among them are in the pickle), and stays open until the process ends.
+    Where another store answers at that URL, or none, unpickling raises `Misconfigured` or `NotFound`.
+
     ``id`` is the store's identity, the same for all who open it, and ``probed`` what trials showed of its medium, where
     its driver makes any.
     """
@@ -60,6 +64,8 @@ class Store:
         absent: Absent | None = None,
         catalog: Catalog | None = None,
         quota: Quota | None = None,
+        reduce: Callable[[str, str, str], tuple[Any, ...]] | None = None,
+        is_view: bool = False,
     ) -> None:
         self._calls = calls
         self._prefix = prefix
@@ -68,6 +74,8 @@ class Store:
         self._absent = absent or Absent(0)
         self._catalog = catalog
         self._quota = quota or Quota(calls)
+        self._reduce = reduce
+        self._is_view = is_view
         self.id = identity
         self.readonly = readonly
         self.probed = probed or {}
@@ -132,7 +140,7 @@ class Store:
                 found = self._calls.call("delete", key, lambda: self.driver.stat(path))
             except NotFound:
                 found = None
-            if found and tag is not None and found.tag != tag:
+            if found is not None and tag not in (None, found.tag):
                 return None
             seen = found.tag if found else _NO_VERSION
             # Bound to the version seen, so that a second attempt after a lost reply cannot take a newer one.
@@ -413,17 +421,22 @@ class Store:
         """
         if not prefix:
             raise InvalidKey("a scope needs a prefix, such as 'tenant/'", key=prefix)
-        prefix = self._prefix + keys.check_prefix(prefix)
+        return self._view(keys.check_prefix(prefix))
+
+    def _view(self, prefix: str) -> Store:
+        """Return a view of the blobs below ``prefix``, or of all."""
         return Store(
             self._calls,
             identity=self.id,
-            prefix=prefix,
+            prefix=self._prefix + prefix,
             readonly=self.readonly,
             probed=self.probed,
             cache=self._cache,
             absent=self._absent,
             catalog=self._catalog,
             quota=self._quota,
+            reduce=self._reduce,
+            is_view=True,
         )
 
     def control(self, folder: str) -> Control:
@@ -432,7 +445,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of connections and handles. A scope leaves that to the store that it is a view of."""
-        if not self._prefix and not self._calls.closed:
+        if not self._is_view and not self._calls.closed:
             with contextlib.ExitStack() as stack:  # each is let go of, whatever becomes of the others
                 stack.callback(self.driver.close)
                 if self._catalog is not None:
@@ -445,6 +458,11 @@ class Store:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._reduce is None:
+            raise TypeError(f"{self.where} was not opened by pkgstore.open, and cannot be sent to another process")
+        return self._reduce(self.where, self.id, self._prefix)
 
     def __repr__(self) -> str:
         return f"<pkgstore.Store {self.where}>"
