@@ -10,7 +10,7 @@ import click
 
 import pkgstore
 from pkgstore import keys
-from pkgstore.cli import accounting, doctoring, files, serving, upkeep
+from pkgstore.cli import accounting, doctoring, files, pruning, serving, upkeep
 from pkgstore.cli.base import (
     Bytes,
     Group,
@@ -253,6 +253,9 @@ def rm(url: str, options: dict[str, str], key: tuple[str, ...], force: bool, as_
 
 cli.add_command(accounting.usage)
 cli.add_command(accounting.quota)
+cli.add_command(pruning.prune)
+cli.add_command(pruning.undelete)
+cli.add_command(pruning.trash)
 cli.add_command(upkeep.leftovers)
 cli.add_command(upkeep.probe)
 cli.add_command(upkeep.warm)
