@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from packaging.version import Version
 
 import pkgstore
-from pkgstore import Blob, Denied, Misconfigured
+from pkgstore import Blob, Denied, Misconfigured, config
 from pkgstore import prune as pruning
-from pkgstore.prune import Choice, Rules, choose, moment, prune, release_of, span
+from pkgstore.prune import Choice, Rules, choose, moment, prune, release_of
 from pkgstore.trash import empty, trashed, undelete
 from tests.command import complaint, run
 from tests.packages import sdist, wheel, wheel_name
@@ -285,7 +285,7 @@ def test_a_policy_with_a_mistake_is_caught(
     [("90d", 90 * DAY), ("12h", 12 * 3600), ("1.5 D", 1.5 * DAY), ("2w", 14 * DAY), ("5m", 300), (60, 60), ("7s", 7)],
 )
 def test_spans(text: str, seconds: float) -> None:
-    assert span("x", text) == seconds
+    assert config.span("x", text) == seconds
     assert moment("x", text, NOW) == NOW - seconds
 
 
@@ -293,7 +293,7 @@ def test_spans(text: str, seconds: float) -> None:
     "bad", ["", "90", "d", "-1d", "1y", "90dd", -1, float("inf"), float("nan"), True, None, "9" * 20 + "w"]
 )
 def test_what_is_no_span(bad: Any) -> None:
-    with pytest.raises(Misconfigured, match=r"the option older_than=.* is no time span, such as 90d, 12h or 2w"):
+    with pytest.raises(Misconfigured, match=r"the option older_than=.* is no span of time, such as 90d, 12h or 2w"):
         moment("older_than", bad, NOW)
 
 
@@ -488,13 +488,22 @@ def test_the_commands_as_json(root: Path) -> None:
     assert json.loads(line)["digests"] == item["digests"]
 
 
+def test_rm_to_the_trash(root: Path) -> None:
+    shown = run("rm", root, "six/NOTES.txt", "absent", "--trash")
+    assert "absent' is not in" in complaint(shown, 3)
+    assert shown.stdout == "Moved six/NOTES.txt to the trash.\n"
+    assert not (root / "six/NOTES.txt").exists()
+    assert run("undelete", root, "six/NOTES.txt").returncode == 0
+    assert (root / "six/NOTES.txt").read_bytes() == b"six/NOTES.txt"
+
+
 def test_options_of_the_commands(root: Path) -> None:
     assert "nothing says what may go" in complaint(run("prune", root), 2)
     assert "--no-trash keeps nothing" in complaint(
         run("prune", root, "--keep", "1", "--no-trash", "--keep-trash", "1d"), 2
     )
-    assert "is no time span" in complaint(run("prune", root, "--older-than", "90"), 2)
-    assert "is no time span" in complaint(run("prune", root, "--keep", "1", "--keep-trash", "long"), 2)
+    assert "is no span of time" in complaint(run("prune", root, "--older-than", "90"), 2)
+    assert "is no span of time" in complaint(run("prune", root, "--keep", "1", "--keep-trash", "long"), 2)
     assert "--sha256 is of one key" in complaint(run("undelete", root, "a", "b", "--sha256", "0" * 64), 2)
     assert "missing command" in complaint(run("trash"), 2)
     assert "there is no command 'lst'" in complaint(run("trash", "lst", root), 2)

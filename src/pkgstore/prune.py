@@ -17,9 +17,10 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from pkgstore import config
 from pkgstore.errors import Corrupt, Denied, Misconfigured
 from pkgstore.spread import spread
-from pkgstore.trash import discard
+from pkgstore.trash import KEPT_FOR, discard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -30,17 +31,12 @@ if TYPE_CHECKING:
     from pkgstore.driver import Blob
     from pkgstore.store import Store
 
-KEPT_FOR = "30d"
-"""For how long what is pruned can be undeleted, unless told otherwise."""
-
 COMPANIONS = (".asc", ".metadata", ".provenance")
 """What the names of files end with that go with a package file: its signature, metadata and attestations."""
 
 Outcome = Literal["chosen", "trashed", "deleted", "changed", "corrupt"]
 
 _SDISTS = (".tar.gz", ".zip")
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 class Release(NamedTuple):
@@ -200,25 +196,11 @@ def _to_go(versions: dict[Version, _Files], rules: Rules) -> Iterable[tuple[Vers
         yield version, ", ".join(reasons)
 
 
-def span(name: str, value: str | float | timedelta) -> float:
-    """Return a time span in seconds: a number of them, a timedelta, or a text such as ``90d``, ``12h`` or ``2w``.
-
-    Raises `Misconfigured`, with the option's name.
-    """
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    match = _SPAN.fullmatch(value.strip().lower()) if isinstance(value, str) else None
-    seconds = float(match[1]) * _UNITS[match[2]] if match else value
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 1e11:
-        raise Misconfigured(f"the option {name}={value!r} is no time span, such as 90d, 12h or 2w")
-    return float(seconds)
-
-
 def moment(name: str, value: str | float | timedelta | datetime, now: float) -> float:
     """Return the moment before which something is older than ``value``, in seconds since the epoch.
 
-    That is a span (see `span`) before ``now``, or a date or time, such as ``2026-01-31``; UTC, unless it says another
-    zone. Raises `Misconfigured`, with the option's name.
+    That is a span of time, such as ``90d``, before ``now``, or a date or time, such as ``2026-01-31``, which is UTC
+    unless it says another zone. Raises `Misconfigured`, with the option's name.
     """
     if isinstance(value, str) and re.match(r"\d{4}-", value.strip()):
         try:
@@ -227,7 +209,7 @@ def moment(name: str, value: str | float | timedelta | datetime, now: float) -> 
             raise Misconfigured(f"the option {name}={value!r} is no date, such as 2026-01-31") from None
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-    return now - span(name, value)
+    return now - config.span(name, value)
 
 
 # -- doing it ---------------------------------------------------------------------------------------------------------
@@ -259,7 +241,7 @@ def prune(
     that is open for reading only, and what `Store.list` and `pkgstore.trash.discard` raise, but for `Corrupt`.
     """
     rules = Rules(keep, None if older_than is None else moment("older_than", older_than, time.time()), pre_releases)
-    kept_for = None if keep_trash is None else span("keep_trash", keep_trash)
+    kept_for = None if keep_trash is None else config.span("keep_trash", keep_trash)
     if not dry_run and store.readonly:
         raise Denied(f"cannot prune {store.where}: it is open for reading only")
     _check_packaging()

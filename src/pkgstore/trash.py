@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pkgstore import keys
+from pkgstore import config, keys
 from pkgstore.accounts import clock
 from pkgstore.errors import Corrupt, Exists, NotFound, Unavailable, Unsupported
 from pkgstore.hashing import ALGORITHMS
@@ -30,10 +30,14 @@ from pkgstore.spread import spread
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from concurrent.futures import Executor
+    from datetime import timedelta
 
     from pkgstore.control import Control
     from pkgstore.driver import Blob
     from pkgstore.store import Store
+
+KEPT_FOR = "30d"
+"""For how long a blob can be undeleted, unless told otherwise."""
 
 _FOLDER = "undelete"
 _CLOCK = "clock/"
@@ -73,8 +77,8 @@ class Emptied:
     bytes: int
 
 
-def discard(store: Store, blob: Blob, *, why: str, keep: float, goes_with: str = "") -> bool:
-    """Move one version of a blob to the trash, where it is kept for ``keep`` seconds at least.
+def discard(store: Store, blob: Blob, *, why: str, keep: str | float | timedelta, goes_with: str = "") -> bool:
+    """Move one version of a blob to the trash, where it is kept for ``keep`` at least: ``"30d"``, or so many seconds.
 
     ``blob`` is as the store told of it; False when another version is at its key by now, or none: that is left alone.
     With ``goes_with``, the key of another blob, it comes back when that one is restored.
@@ -84,9 +88,10 @@ def discard(store: Store, blob: Blob, *, why: str, keep: float, goes_with: str =
     both.
     """
     control = store.control(_FOLDER)
+    kept_for = math.ceil(config.span("keep", keep))
     key = store.prefix + blob.key
     companion_of = store.prefix + goes_with if goes_with else ""
-    name = f"{_folder_of(companion_of or key)}{os.urandom(8).hex()}-{math.ceil(keep)}"
+    name = f"{_folder_of(companion_of or key)}{os.urandom(8).hex()}-{kept_for}"
     began = clock()
     try:
         with store.open(blob.key) as reader:

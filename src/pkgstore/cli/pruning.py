@@ -24,9 +24,8 @@ from pkgstore.cli.base import (
 from pkgstore.cli.progress import Meter, may_show
 
 if TYPE_CHECKING:
+    from pkgstore import Store
     from pkgstore.prune import Pruned
-
-_KEPT_FOR = "30d"
 
 
 @click.command(cls=Command, short_help="Take old versions of packages out of the store; a dry run, unless --yes.")
@@ -36,7 +35,7 @@ _KEPT_FOR = "30d"
 @click.option("--pre-releases", is_flag=True, help="Only pre-releases that a final release has followed.")
 @click.option("--scope", default="", metavar="PREFIX", help="Only below PREFIX, such as tenant/.")
 @click.option("--yes", is_flag=True, help="Do it.")
-@click.option("--keep-trash", metavar="AGE", help=f"For how long it can be undeleted (default: {_KEPT_FOR}).")
+@click.option("--keep-trash", metavar="AGE", help="For how long it can be undeleted (default: 30d).")
 @click.option("--no-trash", is_flag=True, help="Delete it at once; it cannot be undeleted.")
 @json_option('{"key", "size", "project", "version", "why", "outcome"} for each file')
 def prune(
@@ -62,6 +61,7 @@ def prune(
     """
     # It is imported here, as it imports more than other commands need.
     from pkgstore.prune import prune as prune_store
+    from pkgstore.trash import KEPT_FOR
 
     if no_trash and keep_trash is not None:
         raise click.UsageError("--no-trash keeps nothing: leave out --keep-trash")
@@ -75,7 +75,7 @@ def prune(
             older_than=older_than,
             pre_releases=pre_releases,
             dry_run=not yes,
-            keep_trash=None if no_trash else keep_trash or _KEPT_FOR,
+            keep_trash=None if no_trash else keep_trash or KEPT_FOR,
             progress=lambda _: meter.advance(1),
         )
     for each in found:
@@ -150,6 +150,18 @@ def undelete(url: str, options: dict[str, str], key: tuple[str, ...], sha256: st
                     put_json(**blob_fields(blob))
                 else:
                     put_line(f"Published {blob.key} again: {size_text(blob.size)}.")
+
+
+def discarded(store: Store, key: str) -> bool:
+    """Move what is at a key to the trash; False when nothing is there."""
+    from pkgstore.trash import KEPT_FOR, discard
+
+    try:
+        while not discard(store, store.stat(key), why="deleted by hand", keep=KEPT_FOR):
+            pass  # another version took its place meanwhile
+    except pkgstore.NotFound:
+        return False
+    return True
 
 
 @click.group(cls=Group, no_args_is_help=False, short_help="Show what is in the trash, and empty it.")
