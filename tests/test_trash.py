@@ -30,6 +30,7 @@ from pkgstore import (
     tending,
     trash,
 )
+from pkgstore.pair import Pair
 from pkgstore.prune import prune
 from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, with_driver
 from pkgstore.testing.processes import workers
@@ -309,6 +310,28 @@ def test_other_files_in_the_folder_of_the_trash_do_no_harm(tmp_path: Path, monke
         aged(store, monkeypatch, 60 * DAY)
         assert empty(store) == Emptied(1, len(OLD))
         assert stray.read_text() == "mine"
+
+
+def test_two_stores_as_one(tmp_path: Path) -> None:
+    """A blob of either goes to the trash of the new one, and comes back there."""
+    pkgstore.open(tmp_path / "old").close()
+    with pkgstore.open([tmp_path / "new", tmp_path / "old"]) as store:
+        assert isinstance(store, Pair)
+        store.old.publish("of-old", OLD)
+        store.new.publish("of-new", OLD)
+        store.old.publish("of-both", NEW)
+        store.new.publish("of-both", OLD)
+        for key in ("of-old", "of-new", "of-both"):
+            seen = store.stat(key)
+            assert not store.delete(key, tag="other")
+            assert discard(store, seen, why="a test", keep=DAY)
+            assert content(store, key) is None
+            assert not store.delete(key)
+            undelete(store, key)
+            assert store.new.read(key) == OLD
+        assert len(listed(store.new)) == 3
+        assert own(store.old) == []
+        assert store.delete("of-old")
 
 
 # -- its time ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import tempfile
 from typing import TYPE_CHECKING, BinaryIO, Protocol, Self, TypeAlias, cast
 
 from pkgstore.errors import Misconfigured
-from pkgstore.hashing import CHUNK, HashedBody
+from pkgstore.hashing import CHUNK, HashedBody, SourceFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -106,6 +106,17 @@ class PublishBody:
     def digests(self) -> Mapping[str, str]:
         """The digests of the body, once it has been read to its end."""
         return (self._last.digests if self._last else None) or self._spooled
+
+    def read_through(self) -> None:
+        """Read the whole body, so that its digests are known, and what was refused can be compared.
+
+        Raises what the body raises.
+        """
+        try:
+            with self.attempt(ahead=True) as body:
+                body.drain()
+        except SourceFailed as exc:
+            raise exc.error from None
 
     def spool(self, also: Iterable[str] = ()) -> Mapping[str, str]:
         """Read the whole body ahead, so that its size and digests are known; return the digests.

@@ -9,7 +9,7 @@ import re
 import uuid
 from functools import partial
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote as quote_path
 
 from pkgstore import config, keys, registry
@@ -19,12 +19,13 @@ from pkgstore.calls import Calls
 from pkgstore.driver import Probed
 from pkgstore.errors import Denied, Exists, Misconfigured, NotFound, Unsupported
 from pkgstore.hashing import CHUNK, wanted
+from pkgstore.pair import Pair
 from pkgstore.reopening import Origin
 from pkgstore.store import Store
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from urllib.parse import SplitResult
 
     from pkgstore.cache.folder import Cache
@@ -39,7 +40,7 @@ _PROBED = "probed"
 _OPTIONS = {"cache", "cache_negative", "cache_size", "catalog", "create", "probe", "readonly", "timeout"}
 
 
-def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
+def open_store(url: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], **options: Any) -> Store:
     """Open the store at ``url``, as `pkgstore.open`.
 
     ``url`` is a path, or a URL such as ``file:///srv/packages`` or ``memory://name``. Options may stand in the URL's
@@ -62,12 +63,34 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
     ``catalog``
         a file of this host that keeps the digests of blobs for listings that cannot tell them (default: none)
 
+    Two URLs, ``[new, old]``, are for the time of a migration: what is not in the first store is read from the second,
+    and what is published goes to the first (`pkgstore.pair.Pair`). Options hold for both, but that the second has to
+    be there; those of a medium stand in its URL.
+
     Raises `Misconfigured` for a URL or option that cannot work, `NotFound` when there is no store and ``create`` is
     off, and `Denied`, `Unavailable` or `Unsupported` as the medium has it.
     """
-    parts, from_query = config.split_url(url)
+    if isinstance(url, (list, tuple)):
+        return _pair(url, options)
+    parts, from_query = config.split_url(cast("str | os.PathLike[str]", url))
     config.check_says_where(from_query)
     return _open(parts, {**from_query, **options})
+
+
+def _pair(urls: Sequence[str | os.PathLike[str]], options: dict[str, Any]) -> Store:
+    if len(urls) != 2:
+        raise Misconfigured(f"a store is opened by one URL, or by two, the new one and the old one: not by {len(urls)}")
+    old = open_store(urls[1], **{**options, "create": False})
+    try:
+        new = open_store(urls[0], **options)
+    except BaseException:
+        old.close()
+        raise
+    if new.id == old.id:
+        new.close()
+        old.close()
+        raise Misconfigured(f"{new.where} and {old.where} are one store, and no two: give the new one and the old one")
+    return Pair(new, old)
 
 
 def _open(parts: SplitResult, given: dict[str, Any]) -> Store:

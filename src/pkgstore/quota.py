@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 from pkgstore import accounts, holder
 from pkgstore.accounts import Amounts, Short, Usage, clock
 from pkgstore.errors import Exists, LockTimeout, NotFound, QuotaExceeded, StoreError, Unavailable
-from pkgstore.hashing import SourceFailed
 from pkgstore.holder import Gone, Held, Uncounted
 from pkgstore.keys import shown
 from pkgstore.tending import TICK, Tending
@@ -133,7 +132,7 @@ class Quota(Tending):
             return self._calls.put(path, key, source, exclusive=exclusive), old
         except QuotaExceeded:
             if not replace and source.replayable and self._there(path, key):
-                _read(source)  # to compare it
+                source.read_through()  # to compare it
                 raise Exists(f"{shown(key)} is there already", key=key) from None
             raise
         except Exists as exc:
@@ -362,15 +361,6 @@ class Quota(Tending):
             self.recount()
         except StoreError as exc:
             _log.warning("the quota of %s is not exact until usage --recount: %s", self._calls.where, exc)
-
-
-def _read(source: PublishBody) -> None:
-    """Read a body to its end, so that its digests are known. Raises what it raises."""
-    try:
-        with source.attempt(ahead=True) as body:
-            body.drain()
-    except SourceFailed as exc:
-        raise exc.error from None
 
 
 def _is_open(exc: BaseException, grant: Grant) -> bool:

@@ -121,10 +121,13 @@ class Store:
         path = self._path(key)
         with PublishBody(key, body, size, wanted(digests)) as source:
             try:
-                with self._absent.changing(path):
-                    return self._seen(self._quota.publish(path, key, source, replace=replace))
+                return self._put(path, key, source, replace=replace)
             except Exists as exc:
                 raise self._exists(key, source) from exc
+
+    def _put(self, path: str, key: str, source: PublishBody, *, replace: bool) -> Blob:
+        with self._absent.changing(path):
+            return self._seen(self._quota.publish(path, key, source, replace=replace))
 
     def delete(self, key: str, *, tag: str | None = None) -> bool:
         """Delete a blob, and return whether it was there. It stays deleted after a power cut, whoever deleted it.
@@ -233,14 +236,15 @@ class Store:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def open(self, key: str, *, verify: bool = True) -> Reader:
+    def open(self, key: str, *, verify: bool = True, fresh: bool = False) -> Reader:
         """Open a blob for reading: a raw, seekable binary stream over one version of it.
 
         A full sequential read raises `Corrupt` rather than return a last byte that does not belong to the recorded
-        digest, unless ``verify`` is off or the medium has no digest of the blob (see `adopt`). Raises `NotFound`.
+        digest, unless ``verify`` is off or the medium has no digest of the blob (see `adopt`). With ``fresh``, all
+        is read from the medium, and nothing from a cache. Raises `NotFound`.
         """
         path = self._path(key)
-        if self._cache is not None:
+        if self._cache is not None and not fresh:
             blob, entry = self._cached(path, key, self._cache)
             if entry is not None:
                 return self._reader(path, key, blob, entry, verify=verify)

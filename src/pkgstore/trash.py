@@ -94,7 +94,7 @@ def discard(store: Store, blob: Blob, *, why: str, keep: str | float | timedelta
     name = f"{_folder_of(companion_of or key)}{os.urandom(8).hex()}-{kept_for}"
     began = clock()
     try:
-        with store.open(blob.key) as reader:
+        with store.open(blob.key, fresh=True) as reader:
             if reader.blob.tag != blob.tag:
                 return False
             copy = control.put(f"{name}.blob", reader, digests=_known(reader.blob.digests))

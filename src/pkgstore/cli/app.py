@@ -10,7 +10,7 @@ import click
 
 import pkgstore
 from pkgstore import keys
-from pkgstore.cli import accounting, doctoring, files, pruning, serving, upkeep
+from pkgstore.cli import accounting, doctoring, files, pruning, serving, transferring, upkeep
 from pkgstore.cli.base import (
     Bytes,
     Group,
@@ -256,6 +256,8 @@ cli.add_command(upkeep.leftovers)
 cli.add_command(upkeep.probe)
 cli.add_command(upkeep.warm)
 cli.add_command(doctoring.doctor)
+cli.add_command(transferring.mirror)
+cli.add_command(transferring.verify)
 
 
 @cli.command(

@@ -1,0 +1,256 @@
+"""Copying a whole store into another, on any two media.
+
+Nothing has to be remembered between runs: what is at the destination with the same digests is left as it is, so that a
+run which was cut short goes on where it was when it is run again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from pkgstore import (
+    Blob,
+    Corrupt,
+    Denied,
+    Exists,
+    InvalidKey,
+    Misconfigured,
+    NotFound,
+    Store,
+    StoreError,
+    Unavailable,
+)
+from pkgstore.hashing import ALGORITHMS
+from pkgstore.keys import shown
+from pkgstore.spread import JOBS, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Executor
+
+Fate: TypeAlias = Literal["copied", "replaced", "same", "conflict", "gone", "extra", "deleted", "failed"]
+
+_OF_ONE_BLOB = (Corrupt, Denied, InvalidKey, Unavailable)
+_SILENT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one key.
+
+    ``fate``
+        ``copied``, or ``replaced`` where the destination had other bytes; ``same`` where both had the same;
+        ``conflict`` where the destination has other bytes, and keeps them; ``gone`` from the source meanwhile;
+        ``extra``, at the destination only, and kept; or ``deleted`` there; ``failed``
+    ``size``
+        in bytes
+    ``says``
+        a sentence, for a conflict and for a failure; empty otherwise
+    ``error``
+        the error of a failure
+    """
+
+    key: str
+    fate: Fate
+    size: int = 0
+    says: str = ""
+    error: StoreError | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    """How many keys had which fate (see `Outcome`), and how many ``bytes`` were copied."""
+
+    copied: int = 0
+    replaced: int = 0
+    same: int = 0
+    conflict: int = 0
+    gone: int = 0
+    extra: int = 0
+    deleted: int = 0
+    failed: int = 0
+    bytes: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the destination has all that the source has."""
+        return not (self.conflict or self.failed)
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one."""
+        setattr(self, outcome.fate, getattr(self, outcome.fate) + 1)
+        if outcome.fate in ("copied", "replaced"):
+            self.bytes += outcome.size
+
+
+def mirror(
+    src: Store,
+    dst: Store,
+    *,
+    delete: bool = False,
+    force: bool = False,
+    replace: bool = False,
+    executor: Executor | None = None,
+    jobs: int = JOBS,
+    progress: Callable[[Outcome], object] | None = None,
+) -> Report:
+    """Copy every blob of ``src`` to ``dst``, which may be scopes, and return how many had which fate.
+
+    A blob is published at ``dst`` under the digests that ``src`` has recorded, so that it becomes visible there only as
+    what it was when it was published at ``src``. Both sides are compared by these digests; blobs without are read.
+    Where ``dst`` has other bytes under a key, it keeps them, unless ``replace``. A blob that is deleted from ``src``
+    while it is copied is not left at ``dst``.
+
+    With ``delete``, what ``dst`` has and ``src`` has not is deleted in the end, when nothing has failed and there is no
+    conflict; from an empty ``src`` only with ``force``.
+
+    ``executor`` does the work, or else ``jobs`` threads; ``jobs`` blobs are under way at a time. ``progress`` is called
+    with each outcome, in this thread.
+
+    An error that is one blob's own is an outcome, and the others go on. Any other comes through, such as `Full` and
+    `QuotaExceeded`, and so does `Unavailable` when sixteen blobs in a row have met it. Raises `Misconfigured` when
+    both are one store, or with ``delete`` when ``src`` is empty.
+    """
+    _check_apart(src, dst)
+    report = Report()
+
+    def take(outcome: Outcome) -> None:
+        report.add(outcome)
+        if progress is not None:
+            progress(outcome)
+
+    def found() -> Iterator[tuple[Blob, Blob | None]]:
+        for theirs, ours in _side_by_side(src, dst):
+            if theirs is not None:
+                yield theirs, ours
+            elif ours is not None and not delete:
+                take(_kept(ours))
+
+    settle = partial(_settled, src=src, dst=dst, replace=replace)
+    _take_all(spread(settle, found(), executor=executor, jobs=jobs), take)
+    if delete:
+        _check_not_empty(src, dst, report, force=force)
+        extra = (ours for theirs, ours in _side_by_side(src, dst) if theirs is None and ours is not None)
+        drop = partial(_dropped, src=src, dst=dst)
+        _take_all(spread(drop, extra, executor=executor, jobs=jobs) if report.is_whole else map(_kept, extra), take)
+    return report
+
+
+def _take_all(outcomes: Iterable[Outcome], take: Callable[[Outcome], None]) -> None:
+    """Take every outcome; raise the error of a medium that does not answer any more."""
+    silent = 0
+    for outcome in outcomes:
+        take(outcome)
+        silent = silent + 1 if isinstance(outcome.error, Unavailable) else 0
+        if silent == _SILENT and outcome.error is not None:
+            raise outcome.error
+
+
+def _check_not_empty(src: Store, dst: Store, report: Report, *, force: bool) -> None:
+    seen = report.copied + report.replaced + report.same + report.conflict + report.failed
+    if not (seen or force) and next(dst.list(), None) is not None:
+        raise Misconfigured(
+            f"{src.where} has no blobs, and all of {dst.where} would be deleted: check that it is the right one,"
+            " or force it"
+        )
+
+
+def _check_apart(src: Store, dst: Store) -> None:
+    if src.id == dst.id and (src._prefix.startswith(dst._prefix) or dst._prefix.startswith(src._prefix)):
+        raise Misconfigured(
+            f"{src.where} and {dst.where} are one store, {src.id}: name two. If one is a copy made by other means, give"
+            " it an identity of its own: remove its .pkgstore/store.json, and run `pkgstore init`"
+        )
+
+
+def _side_by_side(src: Store, dst: Store) -> Iterator[tuple[Blob | None, Blob | None]]:
+    """Yield what each store has under each key, sorted by key."""
+    left, right = src.list(), dst.list()
+    theirs, ours = next(left, None), next(right, None)
+    while theirs is not None or ours is not None:
+        if ours is None or (theirs is not None and theirs.key < ours.key):
+            yield theirs, None
+            theirs = next(left, None)
+        elif theirs is None or ours.key < theirs.key:
+            yield None, ours
+            ours = next(right, None)
+        else:
+            yield theirs, ours
+            theirs, ours = next(left, None), next(right, None)
+
+
+def _settled(both: tuple[Blob, Blob | None], src: Store, dst: Store, *, replace: bool) -> Outcome:
+    """See that the destination has a blob of the source."""
+    theirs, ours = both
+    key = theirs.key
+    try:
+        if ours is not None:
+            there = _compared(src, dst, theirs, ours)
+            if there == "same":
+                return Outcome(key, "same", theirs.size)
+            if there == "other" and not replace:
+                return _conflict(key, dst)
+            return _copied(key, src, dst, replace=there == "other")
+        outcome = _copied(key, src, dst, replace=False)
+        return _copied(key, src, dst, replace=True) if outcome.fate == "conflict" and replace else outcome
+    except NotFound:
+        return Outcome(key, "gone", theirs.size)
+    except _OF_ONE_BLOB as exc:
+        return Outcome(key, "failed", theirs.size, str(exc), exc)
+
+
+def _conflict(key: str, dst: Store) -> Outcome:
+    return Outcome(key, "conflict", 0, f"{shown(key)} is in {dst.where} with other bytes, which it keeps")
+
+
+def _compared(src: Store, dst: Store, theirs: Blob, ours: Blob) -> Literal["same", "other", "none"]:
+    """Say what the destination has. Raises `NotFound` when the source has nothing any more."""
+    if theirs.size != ours.size:
+        return "other"
+    if "sha256" not in theirs.digests:
+        theirs = src.adopt(theirs.key)
+    try:
+        if "sha256" not in ours.digests:
+            ours = dst.adopt(ours.key)
+    except NotFound:
+        return "none"
+    return "same" if theirs.digests["sha256"] == ours.digests["sha256"] else "other"
+
+
+def _copied(key: str, src: Store, dst: Store, *, replace: bool) -> Outcome:
+    with src.open(key) as reader:
+        blob = reader.blob
+        digests = {name: value for name, value in blob.digests.items() if name in ALGORITHMS}
+        try:
+            made = dst.publish(key, reader, digests=digests, size=blob.size, replace=replace)
+        except Exists as exc:
+            if exc.blob is None:  # deleted meanwhile
+                return _copied(key, src, dst, replace=replace)
+            return Outcome(key, "same", blob.size) if exc.identical else _conflict(key, dst)
+    # Who deletes from a pair of stores takes a blob out of the old one first, and then out of the new one: either finds
+    # what is made here, or is seen here.
+    try:
+        src.stat(key)
+    except NotFound:
+        dst.delete(key, tag=made.tag)
+        raise
+    return Outcome(key, "replaced" if replace else "copied", blob.size)
+
+
+def _kept(blob: Blob) -> Outcome:
+    return Outcome(blob.key, "extra", blob.size)
+
+
+def _dropped(blob: Blob, src: Store, dst: Store) -> Outcome:
+    """Delete from the destination what the source has not."""
+    try:
+        try:
+            src.stat(blob.key)
+        except NotFound:
+            dst.delete(blob.key, tag=blob.tag)
+            return Outcome(blob.key, "deleted", blob.size)
+        return Outcome(blob.key, "extra", blob.size)  # published at the source meanwhile
+    except _OF_ONE_BLOB as exc:
+        return Outcome(blob.key, "failed", blob.size, str(exc), exc)

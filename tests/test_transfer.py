@@ -1,0 +1,471 @@
+"""Mirroring: between any two media, cut short and gone on with, beside publishers, by any executor."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import pkgstore
+from pkgstore import Store, transfer
+from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, with_driver
+from pkgstore.transfer import Outcome, Report, mirror
+from tests.cluster import cluster
+from tests.command import complaint, run
+from tests.media import MEDIA, Media, gcs, media, servers, smb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.cluster import Cluster
+
+__all__ = ["cluster", "gcs", "media", "servers", "smb"]
+
+pytestmark = pytest.mark.xdist_group("transfer")
+
+MiB = 1 << 20
+SEED = int(os.environ.get("PKGSTORE_SEED", random.randrange(1 << 32)))
+SIZES = [0, 1, 1000, MiB + 1]
+KILLS = 2
+
+
+def filled(store: Store, sizes: list[int] = SIZES) -> dict[str, bytes]:
+    """Publish some blobs; return them."""
+    rng = random.Random(1)
+    blobs = {f"p{number % 3}/ä {number}.whl": rng.randbytes(size) for number, size in enumerate(sizes)}
+    for number, (key, data) in enumerate(blobs.items()):
+        store.publish(key, data, digests={"md5": None} if number % 2 else None)
+    return blobs
+
+
+def content(store: Store) -> dict[str, bytes]:
+    """Return all that a store holds, verified."""
+    return {blob.key: store.read(blob.key) for blob in store.list()}
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[tuple[Store, Store]]:
+    """Yield two empty stores on this disk."""
+    with pkgstore.open(tmp_path / "src") as src, pkgstore.open(tmp_path / "dst") as dst:
+        yield src, dst
+
+
+@pytest.fixture
+def outcomes() -> list[Outcome]:
+    """Return where outcomes are collected."""
+    return []
+
+
+# -- what a run does --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dst_medium", MEDIA)
+@pytest.mark.parametrize("src_medium", MEDIA)
+def test_every_pair_of_media(media: Media, src_medium: str, dst_medium: str) -> None:
+    with pkgstore.open(media.url(src_medium)) as src, pkgstore.open(media.url(dst_medium)) as dst:
+        blobs = filled(src)
+        assert mirror(src, dst, jobs=4) == Report(copied=len(blobs), bytes=sum(SIZES))
+        assert content(dst) == blobs
+        for key, data in blobs.items():
+            digests = dst.stat(key).digests
+            assert digests["sha256"] == hashlib.sha256(data).hexdigest()
+            assert digests.get("md5") == src.stat(key).digests.get("md5")
+        assert mirror(src, dst, jobs=4) == Report(same=len(blobs))
+        key, lost = "p1/ä 1.whl", "p2/ä 2.whl"
+        dst.publish(key, b"others", replace=True)
+        dst.delete(lost)
+        dst.publish("extra", b"1")
+        assert mirror(src, dst, jobs=4) == Report(
+            copied=1, conflict=1, same=len(blobs) - 2, extra=1, bytes=len(blobs[lost])
+        )
+        assert dst.read(key) == b"others"
+        again = mirror(src, dst, jobs=4, replace=True, delete=True)
+        assert again == Report(replaced=1, same=len(blobs) - 1, deleted=1, bytes=len(blobs[key]))
+        assert content(dst) == blobs
+
+
+def test_what_is_told_of_each_key(stores: tuple[Store, Store], outcomes: list[Outcome]) -> None:
+    src, dst = stores
+    for key in ("same", "copied", "conflict"):
+        src.publish(key, key.encode())
+    dst.publish("same", b"same")
+    dst.publish("conflict", b"CONFLICT")
+    dst.publish("extra", b"extra!")
+    mirror(src, dst, progress=outcomes.append)
+    assert {each.key: (each.fate, each.size) for each in outcomes} == {
+        "same": ("same", 4),
+        "copied": ("copied", 6),
+        "conflict": ("conflict", 0),
+        "extra": ("extra", 6),
+    }
+    [says] = [each.says for each in outcomes if each.says]
+    assert says == f"'conflict' is in {dst.where} with other bytes, which it keeps"
+    outcomes.clear()
+    mirror(src, dst, progress=outcomes.append, delete=True)
+    assert {each.key: each.fate for each in outcomes}["extra"] == "extra"  # as there is a conflict
+    outcomes.clear()
+    mirror(src, dst, progress=outcomes.append, replace=True, delete=True)
+    assert {each.key: each.fate for each in outcomes} == {
+        "same": "same",
+        "copied": "same",
+        "conflict": "replaced",
+        "extra": "deleted",
+    }
+    assert content(dst) == content(src)
+
+
+def test_scopes_are_stores(stores: tuple[Store, Store]) -> None:
+    src, dst = stores
+    src.publish("a/x", b"1")
+    src.publish("b/x", b"2")
+    mirror(src.scope("a/"), dst.scope("c/"))
+    mirror(src.scope("b/"), src.scope("d/"))
+    assert (content(dst), src.read("d/x")) == ({"c/x": b"1"}, b"2")
+
+
+def test_blobs_without_digests_are_compared_by_reading(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    src, dst = stores
+    for store in ("src", "dst"):
+        (tmp_path / store / "same").write_bytes(b"same")
+        (tmp_path / store / "other").write_bytes(store.encode())
+    (tmp_path / "src" / "only").write_bytes(b"only")
+    assert mirror(src, dst) == Report(copied=1, same=1, conflict=1, bytes=4)
+    assert dst.stat("only").digests["sha256"] == hashlib.sha256(b"only").hexdigest()
+
+
+def test_one_store_is_not_mirrored_onto_itself(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    src, _ = stores
+    src.publish("a/x", b"1")
+    with pkgstore.open(tmp_path / "src") as again:
+        for one, other in ((src, again), (src.scope("a/"), again), (src, again.scope("a/"))):
+            with pytest.raises(pkgstore.Misconfigured, match="are one store"):
+                mirror(one, other, delete=True, force=True)
+    assert src.read("a/x") == b"1"
+
+
+def test_an_empty_source_empties_nothing_unless_forced(stores: tuple[Store, Store]) -> None:
+    src, dst = stores
+    assert mirror(src, dst, delete=True) == Report()
+    dst.publish("a", b"1")
+    with pytest.raises(pkgstore.Misconfigured, match="has no blobs, and all of .*dst would be deleted"):
+        mirror(src, dst, delete=True)
+    assert dst.read("a") == b"1"
+    assert mirror(src, dst, delete=True, force=True) == Report(deleted=1)
+
+
+# -- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_a_corrupt_blob_is_not_copied_and_nothing_is_deleted(
+    media: Media, stores: tuple[Store, Store], outcomes: list[Outcome]
+) -> None:
+    src, dst = stores
+    for key in ("bad", "good"):
+        src.publish(key, bytes(100_000))
+    dst.publish("extra", b"1")
+    media.damage("local", src.where, "bad")
+    report = mirror(src, dst, delete=True, progress=outcomes.append)
+    assert report == Report(copied=1, failed=1, extra=1, bytes=100_000)
+    assert not report.is_whole
+    [failure] = [each for each in outcomes if each.fate == "failed"]
+    assert (failure.key, type(failure.error)) == ("bad", pkgstore.Corrupt)
+    assert "the bytes of 'bad' in" in failure.says
+    assert sorted(content(dst)) == ["extra", "good"]
+
+
+def test_a_key_that_the_medium_cannot_hold_is_a_failure_of_its_own(stores: tuple[Store, Store]) -> None:
+    src, dst = stores
+    src.publish("a/b", b"1")
+    src.publish("c", b"1")
+    dst.publish("a", b"1")
+    assert mirror(src, dst) == Report(copied=1, failed=1, extra=1, bytes=1)
+
+
+def test_a_full_destination_ends_it(stores: tuple[Store, Store]) -> None:
+    src, dst = stores
+    filled(src, [1000] * 50)
+    dst.set_quota(10_500)
+    with pytest.raises(pkgstore.QuotaExceeded):
+        mirror(src, dst)
+    assert len(content(dst)) == 10
+    dst.set_quota()
+    assert mirror(src, dst) == Report(copied=40, same=10, bytes=40_000)
+    assert dst.usage() == dst.usage(recount=True)
+
+
+def test_a_medium_that_does_not_answer_ends_it_after_a_while(stores: tuple[Store, Store]) -> None:
+    src, dst = stores
+    filled(src, [10] * 100)
+    silent = with_driver(dst, FaultyDriver(dst.driver, FaultPlan(Fault("put", times=None))), timeout=0)
+    seen: list[Outcome] = []
+    with pytest.raises(pkgstore.Unavailable):
+        mirror(src, silent, progress=seen.append, jobs=1)
+    assert [each.fate for each in seen] == ["failed"] * 16
+
+
+# -- beside others ----------------------------------------------------------------------------------------------------
+
+
+class During(Store):
+    """A store in which something happens just before, or just after, each publish."""
+
+    def __init__(self, store: Store, before: Any = None, after: Any = None) -> None:
+        super().__init__(store._calls, identity=store.id)
+        self._before, self._after = before, after
+
+    def publish(self, key: str, *args: Any, **options: Any) -> pkgstore.Blob:
+        if self._before:
+            self._before(key)
+        blob = super().publish(key, *args, **options)
+        if self._after:
+            self._after(key)
+        return blob
+
+
+def test_what_is_deleted_while_it_is_copied_does_not_come_back(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    old, new = stores
+    with pkgstore.open([tmp_path / "dst", tmp_path / "src"]) as pair:
+        for when in ("before", "after"):
+            old.publish("a", b"1")
+            assert mirror(old, During(new, **{when: pair.delete})) == Report(gone=1)
+            assert content(pair) == content(old) == content(new) == {}
+
+
+def test_of_a_publisher_and_the_mirror_one_wins(stores: tuple[Store, Store]) -> None:
+    src, dst = stores
+    src.publish("same", b"1")
+    src.publish("other", b"1")
+    theirs = {"same": b"1", "other": b"2"}
+    racing = During(dst, before=lambda key: dst.publish(key, theirs[key]))
+    assert mirror(src, racing) == Report(same=1, conflict=1)
+    assert content(dst) == theirs
+
+
+def test_a_blob_that_is_deleted_from_the_destination_meanwhile_is_copied(stores: tuple[Store, Store]) -> None:
+    src, dst = stores
+    src.publish("a", b"1")
+    dst.publish("a", b"1")
+
+    class Lists(Store):
+        def list(self, prefix: str = "") -> Iterator[pkgstore.Blob]:
+            for blob in super().list(prefix):
+                dst.delete(blob.key)
+                yield pkgstore.Blob(blob.key, blob.size, blob.mtime, blob.tag)
+
+    assert mirror(src, Lists(dst._calls, identity=dst.id)) == Report(copied=1, bytes=1)
+
+
+def test_what_appears_at_the_source_is_not_deleted(stores: tuple[Store, Store]) -> None:
+    src, dst = stores
+    src.publish("a", b"1")
+    dst.publish("new", b"1")
+    other = During(src)
+    listings = iter([["a"], ["a"]])
+
+    def listed(prefix: str = "") -> Iterator[pkgstore.Blob]:
+        return iter([src.stat(key) for key in next(listings)])
+
+    other.list = listed  # type: ignore[method-assign]
+    src.publish("new", b"1")
+    assert mirror(other, dst, delete=True) == Report(copied=1, extra=1, bytes=1)
+    assert sorted(content(dst)) == ["a", "new"]
+
+
+def test_beside_many_publishers(stores: tuple[Store, Store]) -> None:
+    src, dst = stores
+    print(f"PKGSTORE_SEED={SEED}")
+    rng = random.Random(SEED)
+    names = [str(number) for number in range(60)]
+    for name in names[:40]:
+        src.publish(name, name.encode())
+    won: dict[str, bytes] = {}
+
+    def publish(number: int) -> None:
+        for name in rng.sample(names, len(names)):
+            data = name.encode() if number % 2 else b"other %d" % number
+            try:
+                dst.publish(name, data)
+            except pkgstore.Exists:
+                continue
+            won[name] = data
+
+    def change() -> None:
+        for name in names[40:]:
+            src.publish(name, name.encode())
+
+    with ThreadPoolExecutor(5) as pool:
+        work = [pool.submit(publish, number) for number in range(4)] + [pool.submit(change)]
+        for _ in range(3):
+            assert mirror(src, dst, jobs=4).failed == 0
+        for each in work:
+            each.result()
+    report = mirror(src, dst)
+    others = {name for name, data in won.items() if data != name.encode()}
+    assert report == Report(same=60 - len(others), conflict=len(others))
+    assert content(dst) == {name: won.get(name, name.encode()) for name in names}
+
+
+# -- cut short --------------------------------------------------------------------------------------------------------
+
+MIRROR = """
+import sys
+import pkgstore, pkgstore.transfer
+def told(outcome):
+    print(outcome.key, outcome.fate, sep="\\t", flush=True)
+src, dst = map(pkgstore.open, sys.argv[1:])
+report = pkgstore.transfer.mirror(src, dst, jobs=4, progress=told)
+print("done", report, sep="\\t", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("src_medium", "dst_medium"), [("local", "s3"), ("s3", "local"), ("gcs", "smb")])
+def test_killed_and_run_again(media: Media, src_medium: str, dst_medium: str) -> None:
+    """At random points: what is there is whole, in the end all is, and nothing that was told is copied again."""
+    print(f"PKGSTORE_SEED={SEED}")
+    rng = random.Random(SEED)
+    src_url, dst_url = media.url(src_medium), media.url(dst_medium)
+    with pkgstore.open(src_url) as src:
+        blobs = filled(src, [rng.choice([0, 10, 10_000, 300_000]) for _ in range(24)])
+    copied, kills = 0, 0
+    while True:
+        with subprocess.Popen(
+            [sys.executable, "-c", MIRROR, src_url, dst_url], stdout=subprocess.PIPE, text=True
+        ) as child:
+            assert child.stdout is not None
+            left, lines = rng.randrange(1, 8) if kills < KILLS else -1, []
+            for line in child.stdout:
+                lines.append(line.split("\t"))
+                if lines[-1][0] == "done":
+                    break
+                left -= lines[-1][1].startswith("copied")
+                if not left:
+                    child.kill()
+                    break
+            else:
+                pytest.fail(f"it ended by itself: {child.wait()}")
+        copied += sum(fate.startswith("copied") for _, fate in lines)
+        if lines[-1][0] == "done":
+            break
+        kills += 1
+        with pkgstore.open(dst_url) as dst:
+            found = content(dst)  # what is there is whole
+            assert found.items() <= blobs.items()
+    assert kills == KILLS
+    assert copied <= len(blobs)
+    with pkgstore.open(dst_url) as dst, pkgstore.open(src_url) as src:
+        assert content(dst) == blobs
+        assert mirror(src, dst) == Report(same=len(blobs))
+
+
+# -- executors --------------------------------------------------------------------------------------------------------
+
+
+def test_by_processes(stores: tuple[Store, Store]) -> None:
+    src, dst = stores
+    blobs = filled(src)
+    dst.publish("extra", b"1")
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        report = mirror(src, dst, executor=pool, delete=True)
+    assert report == Report(copied=len(blobs), deleted=1, bytes=sum(SIZES))
+    assert content(dst) == blobs
+
+
+def test_by_a_dask_cluster(cluster: Cluster, media: Media) -> None:
+    with pkgstore.open(media.url("local")) as src, pkgstore.open(media.url("local")) as dst:
+        blobs = filled(src, [*SIZES, 5 * MiB + 7])
+        dst.publish("p1/ä 1.whl", b"others")
+        seen: list[Outcome] = []
+        report = mirror(src, dst.scope("copy/"), executor=cluster.executor(), progress=seen.append)
+        assert report == Report(copied=len(blobs), bytes=sum(map(len, blobs.values())))
+        assert content(dst.scope("copy/")) == blobs
+        assert sorted(each.key for each in seen) == sorted(blobs)
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    src, dst = stores
+    for key in ("a/x", "a/y", "b"):
+        src.publish(key, key.encode())
+    result = run("mirror", tmp_path / "src", tmp_path / "new")
+    assert "there is no folder" in complaint(result, 3)
+    result = run("mirror", tmp_path / "src", tmp_path / "new", "--create")
+    assert (result.returncode, result.stdout) == (0, "3 copied, 0 same; 7 bytes copied.\n")
+    result = run("mirror", tmp_path / "src", tmp_path / "dst", "--scope", "a/", "--json")
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert sorted(line["key"] for line in lines[:-1]) == ["x", "y"]
+    assert {line["fate"] for line in lines[:-1]} == {"copied"}
+    assert (lines[-1]["copied"], lines[-1]["bytes"]) == (2, 6)
+    dst.publish("b", b"other")
+    dst.publish("c", b"1")
+    result = run("mirror", tmp_path / "src", tmp_path / "dst", "--delete")
+    assert "1 blob is at file://" in complaint(result, 4)
+    assert result.stdout == (
+        f"conflict  b: 'b' is in {dst.where} with other bytes, which it keeps\n"
+        "0 copied, 2 same, 1 conflict, 1 extra; 0 bytes copied.\n"
+    )
+    result = run("mirror", tmp_path / "src", tmp_path / "dst", "--delete", "--replace")
+    assert result.stdout == ("replaced  b\ndeleted   c\n0 copied, 1 replaced, 2 same, 1 deleted; 1 byte copied.\n")
+    assert content(dst) == content(src)
+    for each in src.list():
+        src.delete(each.key)
+    result = run("mirror", tmp_path / "src", tmp_path / "dst", "--delete")
+    assert "has no blobs" in complaint(result, 2)
+    assert run("mirror", tmp_path / "src", tmp_path / "dst", "--delete", "--force").returncode == 0
+    assert content(dst) == {}
+
+
+def test_the_command_tells_the_first_failure(stores: tuple[Store, Store], media: Media, tmp_path: Path) -> None:
+    src, _ = stores
+    src.publish("bad", b"12")
+    media.damage("local", src.where, "bad")
+    result = run("mirror", tmp_path / "src", tmp_path / "dst")
+    assert "1 blob is not copied, the first because: the bytes of 'bad'" in complaint(result, 8)
+    assert result.stdout.startswith("failed    bad: the bytes of 'bad'")
+
+
+def test_watching_catches_up_until_it_is_stopped(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    src, dst = stores
+    command = [sys.executable, "-m", "pkgstore", "mirror", str(tmp_path / "src"), str(tmp_path / "dst")]
+    with subprocess.Popen(
+        [*command, "--watch", "0", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        for key in ("a", "b"):
+            src.publish(key, b"1")
+            for line in child.stdout:
+                if json.loads(line).get("key") == key:
+                    break
+        child.send_signal(2)
+        child.communicate()
+        assert child.returncode == 130
+    assert content(dst) == content(src)
+
+
+# -- mutants ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_mirror_that_does_not_look_again_is_caught(
+    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(During, "stat", Store.stat)
+    monkeypatch.setattr(Store, "stat", lambda self, key: None)
+    with pytest.raises(AssertionError):
+        test_what_is_deleted_while_it_is_copied_does_not_come_back(stores, tmp_path)
+
+
+def test_a_mirror_that_replaces_unasked_is_caught(stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = transfer._copied
+    monkeypatch.setattr(transfer, "_copied", lambda *args, replace: copied(*args, replace=True))
+    with pytest.raises(AssertionError):
+        test_of_a_publisher_and_the_mirror_one_wins(stores)
