@@ -183,20 +183,23 @@ VERSIONS = st.builds(
     st.sampled_from(["", "", "", ".dev1"]),
     st.sampled_from(["", "", "", "+one", "+2"]),
 )
-FILES = st.lists(
-    st.tuples(
-        st.sampled_from(["a", "b_c"]),
-        VERSIONS,
-        st.sampled_from(["-py3-none-any.whl", ".tar.gz", ".zip", "-py3-none-any.whl.asc", ".txt"]),
-        st.integers(0, 200),
-    ),
-    max_size=25,
-)
+SUFFIXES = ["-py3-none-any.whl", ".tar.gz", ".zip", "-py3-none-any.whl.asc", ".txt"]
+
+
+@st.composite
+def files_of_few_versions(draw: st.DrawFn) -> list[tuple[str, str, str, int]]:
+    """Draw files, of which several are often of one version: project, version, suffix, and age in days."""
+    some = st.sampled_from(draw(st.lists(VERSIONS, min_size=1, max_size=8, unique=True)))
+    each = st.tuples(st.sampled_from(["a", "b_c"]), some, st.sampled_from(SUFFIXES), st.integers(0, 200))
+    return draw(st.lists(each, max_size=25))
+
+
+FILES = files_of_few_versions()
 RULES = st.builds(
     lambda keep, days, pre: Rules(keep, None if days is None else NOW - days * DAY, pre),
-    st.integers(1, 6),
-    st.none() | st.integers(0, 200),
-    st.booleans(),
+    st.sampled_from([1, 1, 2, 5]),
+    st.none() | st.integers(0, 200) | st.integers(50, 150),
+    st.sampled_from([False, False, True]),
 )
 
 

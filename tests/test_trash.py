@@ -206,6 +206,15 @@ def test_companions_come_back_with_their_blob(folder: str) -> None:
         assert store.read(SIGNATURE) == b"signed"
 
 
+def test_a_companion_comes_back_by_its_own_name(folder: str) -> None:
+    with pkgstore.open(folder) as store:
+        store.publish(KEY, OLD)
+        store.publish(SIGNATURE, b"signed")
+        put_away(store, SIGNATURE, goes_with=KEY)
+        assert [blob.key for blob in undelete(store, SIGNATURE)] == [SIGNATURE]
+        assert store.read(SIGNATURE) == b"signed"
+
+
 def test_the_rest_comes_back_when_undelete_was_interrupted(folder: str) -> None:
     with pkgstore.open(folder) as store:
         store.publish(KEY, OLD)

@@ -143,7 +143,10 @@ def undelete(store: Store, key: str, *, sha256: str | None = None) -> list[Blob]
     """
     keys.check(key)
     control = store.control(_FOLDER)
-    found = sorted(_under(store, key), key=lambda each: each.trashed)
+    found = list(_under(store, key))
+    if not any(each.key == key for each in found):  # a companion lies beside the blob that it went with
+        found = [each for each in trashed(store) if each.key == key]
+    found.sort(key=lambda each: each.trashed)
     versions = [each for each in found if each.key == key and sha256 in (None, each.digests["sha256"])]
     if not versions:
         which = f"{keys.shown(key)} with the sha256 {sha256!r}" if sha256 else keys.shown(key)
