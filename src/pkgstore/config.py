@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _WHO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+://)(?!/).*@", re.DOTALL)
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+_SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_LONGEST_SPAN = 1e11
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 _WHO_OPTIONS = {"password", "username"}
 _BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -103,6 +106,21 @@ def seconds(name: str, value: object) -> float:
     if not 0 <= number < float("inf"):
         raise Misconfigured(f"the option {name}={value!r} is not a number of seconds")
     return number
+
+
+def span(name: str, value: object) -> float:
+    """Return an option that is a span of time, in seconds: `90d`, `12h`, `2w`; a number of seconds, or a timedelta.
+
+    Raises `Misconfigured`.
+    """
+    if hasattr(value, "total_seconds"):
+        number = value.total_seconds()
+    else:
+        match = _SPAN.fullmatch(value.strip().lower()) if isinstance(value, str) else None
+        number = float(match[1]) * _SPANS[match[2]] if match else value
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < _LONGEST_SPAN:
+        raise Misconfigured(f"the option {name}={value!r} is no span of time, such as 90d, 12h or 2w")
+    return float(number)
 
 
 def size(name: str, value: object) -> int:

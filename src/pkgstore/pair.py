@@ -37,8 +37,8 @@ class Pair(Store):
         Takes a blob out of both, first out of the old one, so that it does not come back. Raises `Denied` when the old
         store has it and is open for reading only.
     All else
-        Identity, usage, quota, leases, leftovers, catalog and driver are the new store's alone. What has not been moved
-        yet takes no room of its quota.
+        Identity, usage, quota, leases, leftovers, catalog, trash and driver are the new store's alone. What has not
+        been moved yet takes no room of its quota.
     """
 
     def __init__(self, new: Store, old: Store) -> None:
@@ -69,20 +69,22 @@ class Pair(Store):
             raise Exists(f"{shown(key)} is in {self.old.where}", key=key)
         return super()._put(path, key, source, replace=replace)
 
-    def delete(self, key: str, *, tag: str | None = None) -> None:
+    def delete(self, key: str, *, tag: str | None = None) -> bool:
         self._check_writable("delete", key)
         new, old = self.new._found(key), self.old._found(key)
         seen = new or old
         if tag is not None and (seen is None or seen.tag != tag):
-            return
+            return False
         if old is not None and self.old.readonly:
             raise Denied(
                 f"cannot delete {key!r}: {self.old.where}, which has it too, is open for reading only", key=key
             )
+        was_old = was_new = False
         if not self.old.readonly:
-            self.old.delete(key, tag=tag if new is None else None)
+            was_old = self.old.delete(key, tag=tag if new is None else None)
         if tag is None or new is not None:
-            self.new.delete(key, tag=tag)
+            was_new = self.new.delete(key, tag=tag)
+        return was_new or (was_old and (tag is None or new is None))
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

@@ -118,11 +118,10 @@ class Quota(Granting):
                     ) from exc
                 self._look(grant)
 
-    def delete(self, path: str, key: str, delete: Callable[[], Blob | None]) -> None:
-        """Have ``delete`` take a blob away, and return what was there."""
+    def delete(self, path: str, key: str, delete: Callable[[], Blob | None]) -> Blob | None:
+        """Have ``delete`` take a blob away; return what it returns: the blob that was there, if any."""
         if not self.is_on():
-            delete()
-            return
+            return delete()
         grant = Grant(self, path, key, claims=True)
         is_entered = True
         try:
@@ -140,6 +139,7 @@ class Quota(Granting):
             self._end(grant, doubtful=_is_open(exc))
             raise
         self._end(grant, None, old, known=is_entered)
+        return old
 
     def close(self) -> None:
         """Give back what is in hand. What cannot be given back stays counted until the blobs are counted again."""

@@ -12,6 +12,7 @@ from pkgstore import config, keys
 from pkgstore.bodies import PublishBody
 from pkgstore.cache.absent import Absent
 from pkgstore.cache.reading import CachedReader, Entry
+from pkgstore.control import Control
 from pkgstore.driver import Blob, HasLeftovers, Leftover, RecordsDigests, SignedURL
 from pkgstore.errors import Denied, Exists, InvalidKey, Misconfigured, NotFound, StoreError, Unsupported
 from pkgstore.hashing import CHUNK, Hasher, wanted
@@ -89,6 +90,11 @@ class Store:
         """The driver of the store's medium."""
         return self._calls.driver
 
+    @property
+    def prefix(self) -> str:
+        """The prefix that this is a scope of; empty for a whole store."""
+        return self._prefix
+
     # -- publishing ---------------------------------------------------------------------------------------------------
 
     def publish(
@@ -123,11 +129,11 @@ class Store:
         with self._absent.changing(path):
             return self._seen(self._quota.publish(path, key, source, replace=replace))
 
-    def delete(self, key: str, *, tag: str | None = None) -> None:
-        """Delete a blob; silent when it is absent. It stays deleted after a power cut, whoever deleted it.
+    def delete(self, key: str, *, tag: str | None = None) -> bool:
+        """Delete a blob, and return whether it was there. It stays deleted after a power cut, whoever deleted it.
 
-        With ``tag``, that of a blob which was looked at, only that version is deleted, and another in its place stays.
-        Open readers keep what they have.
+        With ``tag``, only that version is deleted: another in its place is left alone, also one that takes its place
+        at this very moment. Open readers keep what they have.
         """
         self._check_writable("delete", key)
         path = self._path(key)
@@ -144,9 +150,10 @@ class Store:
             self._calls.call("delete", key, lambda: self.driver.delete(path, tag=seen), changes=True)
             return found
 
-        self._quota.delete(path, key, delete)
+        old = self._quota.delete(path, key, delete)
         if self._catalog is not None:
             self._catalog.forget(path)
+        return old is not None
 
     # -- producing once -----------------------------------------------------------------------------------------------
 
@@ -435,6 +442,10 @@ class Store:
             reduce=self._reduce,
             is_view=True,
         )
+
+    def control(self, folder: str) -> Control:
+        """Return the blobs of the store's own in a folder below `.pkgstore/`. A scope has those of its store."""
+        return Control(self._calls, folder, readonly=self.readonly)
 
     def close(self) -> None:
         """Let go of connections and handles. A scope leaves that to the store that it is a view of."""

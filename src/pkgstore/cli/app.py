@@ -10,7 +10,7 @@ import click
 
 import pkgstore
 from pkgstore import keys, outfile
-from pkgstore.cli import accounting, archiving, doctoring, files, serving, transferring, upkeep
+from pkgstore.cli import accounting, archiving, doctoring, files, pruning, serving, transferring, upkeep
 from pkgstore.cli.base import (
     Bytes,
     Group,
@@ -223,8 +223,9 @@ def stat(url: str, options: dict[str, str], key: str, as_json: bool) -> None:
 @on_a_store
 @click.argument("key", nargs=-1, required=True)
 @click.option("-f", "--force", is_flag=True, help="Do not mind keys that are not there.")
+@click.option("--trash", is_flag=True, help="Move them to the trash: `pkgstore undelete` puts them back.")
 @json_option('{"key", "deleted"} for each key')
-def rm(url: str, options: dict[str, str], key: tuple[str, ...], force: bool, as_json: bool) -> None:
+def rm(url: str, options: dict[str, str], key: tuple[str, ...], force: bool, trash: bool, as_json: bool) -> None:
     """Delete blobs.
 
     A key that is not there does not keep the others from being deleted; the exit code is then 3.
@@ -234,18 +235,13 @@ def rm(url: str, options: dict[str, str], key: tuple[str, ...], force: bool, as_
     missing: list[str] = []
     with opened(url, options, create=False) as store:
         for each in key:
-            try:
-                store.stat(each)
-            except pkgstore.NotFound:
+            deleted = pruning.discarded(store, each) if trash else store.delete(each)
+            if not deleted:
                 missing.append(each)
-                deleted = False
-            else:
-                store.delete(each)
-                deleted = True
             if as_json:
                 put_json(key=each, deleted=deleted)
             elif deleted:
-                put_line(f"Deleted {each}.")
+                put_line(f"Moved {each} to the trash." if trash else f"Deleted {each}.")
     if missing and not force:
         shown = ", ".join(keys.shown(each) for each in missing)
         raise pkgstore.NotFound(f"{shown} {'is' if len(missing) == 1 else 'are'} not in {store.where}", key=missing[0])
@@ -256,6 +252,9 @@ cli.add_command(accounting.quota)
 cli.add_command(archiving.export)
 cli.add_command(archiving.restore)
 cli.add_command(archiving.verify_archive)
+cli.add_command(pruning.prune)
+cli.add_command(pruning.undelete)
+cli.add_command(pruning.trash)
 cli.add_command(upkeep.leftovers)
 cli.add_command(upkeep.probe)
 cli.add_command(upkeep.warm)
