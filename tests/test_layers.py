@@ -14,7 +14,7 @@ ROWS = [
     ["errors"],
     ["driver", "keys"],
     ["config", "hashing"],
-    ["bodies", "reading", "drivers", "registry"],
+    ["bodies", "crypt", "reading", "drivers", "registry"],
     ["calls"],
     ["accounts", "ledger"],
     ["holder"],

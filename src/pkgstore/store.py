@@ -13,7 +13,7 @@ from pkgstore.accounts import Usage
 from pkgstore.bodies import PublishBody
 from pkgstore.cache.absent import Absent
 from pkgstore.cache.reading import CachedReader, Entry
-from pkgstore.driver import Blob, HasLeftovers, Leftover, RecordsDigests, SignedURL
+from pkgstore.driver import Blob, HasLeftovers, Leftover, RecordsDigests, SignedURL, of_medium
 from pkgstore.errors import Denied, Exists, InvalidKey, Misconfigured, NotFound, StoreError, Unsupported
 from pkgstore.hashing import CHUNK, Hasher, wanted
 from pkgstore.lease import Leases, Patience, alone, lease_seconds
@@ -44,7 +44,7 @@ class Store:
     error is a `pkgstore.StoreError`, but for what a caller's own body or argument raises.
 
     ``id`` is the store's identity, the same for all who open it, and ``probed`` what trials showed of its medium, where
-    its driver makes any.
+    its driver makes any. ``encrypted`` says whether its blobs are encrypted on the medium.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Store:
         absent: Absent | None = None,
         catalog: Catalog | None = None,
         quota: Quota | None = None,
+        encrypted: bool = False,
     ) -> None:
         self._calls = calls
         self._prefix = prefix
@@ -69,6 +70,7 @@ class Store:
         self._quota = quota or Quota(calls)
         self.id = identity
         self.readonly = readonly
+        self.encrypted = encrypted
         self.probed = probed or {}
 
     @property
@@ -317,7 +319,11 @@ class Store:
                 entry.close()
                 return self._cache.path(blob)
         if locate is None:
-            raise Unsupported(f"{self.where} keeps no files on this host: read {keys.shown(key)} with open()", key=key)
+            raise Unsupported(
+                f"{self.where} keeps no files on this host{' that are not encrypted' if self.encrypted else ''}: read"
+                f" {keys.shown(key)} with open()",
+                key=key,
+            )
         return self._calls.call("find", key, lambda: locate(path))
 
     def url(self, key: str, *, expires: float) -> str:
@@ -384,7 +390,7 @@ class Store:
         """
         if remove:
             self._check_writable("remove what was left below", self._prefix)
-        driver = self.driver
+        driver = of_medium(self.driver)
         if not isinstance(driver, HasLeftovers):
             return
         for found in self._calls.call("list what was left in", self._prefix, lambda: list(driver.leftovers())):
@@ -414,6 +420,7 @@ class Store:
             absent=self._absent,
             catalog=self._catalog,
             quota=self._quota,
+            encrypted=self.encrypted,
         )
 
     def close(self) -> None:
