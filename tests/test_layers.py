@@ -20,6 +20,7 @@ ROWS = [
     ["holder"],
     ["tending"],
     ["cache", "catalog", "lease", "quota"],
+    ["reencryption"],
     ["store"],
     ["opening"],
     ["__init__"],

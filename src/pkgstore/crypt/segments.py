@@ -4,7 +4,7 @@
 
     header      magic, format, where the record is, the id of the key, a random salt
     record      size and digests of the plaintext, sealed; here where they are known before the first byte is written,
-    segments    the plaintext, 256 KiB at a time, each sealed; the last may be shorter, and is empty for an empty blob
+    segments    the plaintext, 64 KiB at a time, each sealed; the last may be shorter, and is empty for an empty blob
     record      or else here
 
 Each version of a blob has a key of its own: HKDF-SHA256 of the keyring's key, salted, bound to the header, to the
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from pkgstore.crypt.keyring import Secret
 
-SEGMENT = 256 << 10
+SEGMENT = 64 << 10
 """Bytes of plaintext that are sealed at a time."""
 
 TAG = 16
