@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from pkgstore import Corrupt
+from pkgstore.testing.suite.basics import BasicTests
+from pkgstore.testing.suite.bodies import BodyTests
+from pkgstore.testing.suite.contract import ContractTests
 from pkgstore.testing.suite.harness import Harness
+from pkgstore.testing.suite.listing import ListingTests
+from pkgstore.testing.suite.outages import OutageTests
+from pkgstore.testing.suite.reading import ReadingTests
 from tests.local_medium import LocalConformance
+from tests.s3_medium import BUCKET, S3Conformance, servers
 from tests.sealed import open_sealed, ring_of
 from tests.test_memory_conformance import TestMemory as MemoryConformance
 
@@ -17,6 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pkgstore import Store
+    from tests.s3_medium import Servers
+
+__all__ = ["servers"]
 
 
 class Sealed(Harness):
@@ -53,3 +65,32 @@ class TestSealedMemory(Sealed, MemoryConformance):
         ring_of(url_of_memory).unlink()
 
     url_of_memory = MemoryConformance.url
+
+
+@pytest.mark.xdist_group("ministack")
+class TestSealedMinistack(Sealed, BasicTests, BodyTests, ReadingTests, ListingTests, ContractTests, OutageTests):
+    """On S3: ciphertext whose size and digests are declared before its first byte, in one request and in parts.
+
+    That part of the kit for which it makes a difference.
+    """
+
+    server = "ministack"
+    stepwise, longest, memory = S3Conformance.stepwise, S3Conformance.longest, S3Conformance.memory
+    tamper, truncate, _rewrite = S3Conformance.tamper, S3Conformance.truncate, S3Conformance._rewrite
+    large = 64 << 20
+    endpoint: Any
+
+    @pytest.fixture
+    def url(self, servers: Servers) -> str:  # type: ignore[override]
+        """The URL of a store that was made with what was found of the server already, and is encrypted."""
+        url = servers.store(self.server)
+        self.endpoint = servers[self.server]
+        client, document = self.endpoint.client(), f"{urlsplit(url).path.strip('/')}/.pkgstore/store.json"
+        identity = json.load(client.get_object(Bucket=BUCKET, Key=document)["Body"])
+        identity.update(format=2, encryption="aes-256-gcm-stream-1")
+        client.put_object(Bucket=BUCKET, Key=document, Body=json.dumps(identity).encode())
+        return url
+
+    def test_no_store_is_made_unasked(self, servers: Servers) -> None:  # type: ignore[override]
+        """At a prefix where there is none, as there is at that of the fixture."""
+        super().test_no_store_is_made_unasked(servers.url(self.server))

@@ -277,6 +277,6 @@ def _parsed(path: str) -> Keys | str:
     if wrong:
         return f"holds another key under the id {wrong[0][:16]!r} than belongs there: restore it from a copy"
     by_id = {secret.id: secret for secret, _ in secrets}
-    if active not in by_id:
+    if not isinstance(active, str) or active not in by_id:
         return "holds no key under the id that it calls active: correct that, or restore it from a copy"
     return Keys(active, by_id)
