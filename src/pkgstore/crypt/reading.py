@@ -29,7 +29,7 @@ class OpenedStream(io.RawIOBase):
         self._size = size
         self._at = start
         self._next = standing
-        self._partial = bytearray()
+        self._partial = b""
         self._number = -1
         self._plain = b""
 
@@ -82,9 +82,9 @@ class OpenedStream(io.RawIOBase):
         if number != self._next:
             self._stream.seek(self._first + number * (SEGMENT + TAG))
             self._next = number
-            self._partial.clear()
+            self._partial = b""
         while len(self._partial) < length and (data := self._stream.read(length - len(self._partial))):
-            self._partial += data
-        sealed, self._partial = self._partial, bytearray()
+            self._partial = self._partial + data if self._partial else data
+        sealed, self._partial = self._partial, b""
         self._next = number + 1
         return self._cipher.open(number, sealed, last=left <= SEGMENT)

@@ -113,7 +113,7 @@ class Cipher:
         """Return a segment, sealed."""
         return self._cipher.encrypt(self._nonce(number, _LAST if last else _MORE), data, None)
 
-    def open(self, number: int, data: bytes | bytearray, *, last: bool) -> bytes:
+    def open(self, number: int, data: bytes, *, last: bool) -> bytes:
         """Return the plaintext of a segment. Raises `SealError` for any other than was sealed for this place."""
         return self._opened(self._nonce(number, _LAST if last else _MORE), data, f"segment {number}")
 
@@ -137,7 +137,7 @@ class Cipher:
             if known >> bit & 1
         }
 
-    def _opened(self, nonce: bytes, data: bytes | bytearray, what: str) -> bytes:
+    def _opened(self, nonce: bytes, data: bytes, what: str) -> bytes:
         from cryptography.exceptions import InvalidTag
 
         problem = f"its {what} is cut short"
