@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import importlib.util
 import json
 import os
+import pickle
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import pkgstore
-from pkgstore import Corrupt, Denied, Exists, Misconfigured, NotFound, QuotaExceeded, Unsupported
+from pkgstore import Corrupt, Denied, Exists, Misconfigured, NotFound, QuotaExceeded, Unsupported, reopening
 from pkgstore.crypt import keyring
 from pkgstore.crypt.segments import stored_size
 from tests.command import complaint, run
@@ -276,6 +278,26 @@ def test_children_after_fork(store: Store) -> None:
             os._exit(0)
     os.waitpid(child, 0)
     assert store.read("b") == SECRET
+
+
+def test_a_store_that_is_sent_to_another_process(
+    root: Path, ring: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It has the same keyring there, by its path: no key is in the pickle."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PKGSTORE_KEYRING_FILE", ring.name)
+    secret = keyring.held(str(ring)).by_id.popitem()[1].reveal()
+    with pkgstore.open(root) as store, pkgstore.open(root, ciphertext=True) as raw:
+        store.publish("a", SECRET)
+        texts = [pickle.dumps(each) for each in (store, raw)]
+    assert not any(secret in text or base64.b64encode(secret) in text for text in texts)
+    monkeypatch.delenv("PKGSTORE_KEYRING_FILE")
+    monkeypatch.chdir("/")
+    try:
+        assert pickle.loads(texts[0]).read("a") == SECRET
+        assert pickle.loads(texts[1]).read("a") == (root / "a").read_bytes()
+    finally:
+        reopening._close_all()
 
 
 def test_the_commands(root: Path, ring: Path) -> None:

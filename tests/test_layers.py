@@ -13,7 +13,7 @@ ROOT = Path(pkgstore.__file__).parent
 ROWS = [
     ["errors"],
     ["driver", "keys"],
-    ["config", "hashing"],
+    ["config", "hashing", "spread"],
     ["bodies", "crypt", "reading", "drivers", "registry"],
     ["calls"],
     ["accounts", "ledger"],
@@ -22,6 +22,7 @@ ROWS = [
     ["cache", "catalog", "lease", "quota"],
     ["reencryption"],
     ["store"],
+    ["reopening"],
     ["opening"],
     ["__init__"],
     ["testing", "integrations"],

@@ -399,3 +399,24 @@ def test_reader_is_raw_and_closes(store: pkgstore.Store) -> None:
     for verb in (reader.tell, reader.read, lambda: reader.seek(0)):
         with pytest.raises(ValueError, match="closed"):
             verb()
+
+
+def test_a_delete_may_be_bound_to_a_version(store: pkgstore.Store) -> None:
+    old = store.publish("a", b"1")
+    new = store.publish("a", b"2", replace=True)
+    store.delete("a", tag=old.tag)
+    assert store.read("a") == b"2"
+    store.delete("a", tag=new.tag)
+    store.delete("a", tag=new.tag)
+    assert list(store.list()) == []
+    store.publish("a", b"3")
+    store.delete("a", tag=new.tag)
+    assert store.read("a") == b"3"
+
+
+def test_a_version_that_is_not_there_gives_no_bytes_back_to_a_quota(store: pkgstore.Store) -> None:
+    store.set_quota(100)
+    old = store.publish("a", b"1")
+    store.publish("a", b"12345", replace=True)
+    store.delete("a", tag=old.tag)
+    assert store.usage(recount=False).bytes == 5

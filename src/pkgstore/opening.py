@@ -21,10 +21,12 @@ from pkgstore.calls import Calls
 from pkgstore.driver import Probed
 from pkgstore.errors import Denied, Exists, Misconfigured, NotFound, Unsupported
 from pkgstore.hashing import CHUNK, wanted
+from pkgstore.reopening import Origin
 from pkgstore.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from urllib.parse import SplitResult
 
     from pkgstore.cache.folder import Cache
     from pkgstore.catalog import Catalog
@@ -39,6 +41,8 @@ _ENCRYPTION = "encryption"
 _SEALED = "aes-256-gcm-stream-1"
 _PLAIN = "/!$&'()*+,;:=@~"
 _PROBED = "probed"
+_VARIABLE = "PKGSTORE_KEYRING_FILE"
+_NONE = "none"
 _OPTIONS = {
     *("cache", "cache_negative", "cache_size", "catalog", "ciphertext", "create", "keyring", "probe", "readonly"),
     "timeout",
@@ -78,8 +82,12 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
     """
     parts, from_query = config.split_url(url)
     config.check_says_where(from_query)
+    return _open(parts, {**from_query, **options})
+
+
+def _open(parts: SplitResult, given: dict[str, Any]) -> Store:
+    options = dict(given)
     connect = registry.find(parts.scheme)
-    options = {**from_query, **options}
     config.check_options(options, _OPTIONS | registry.own_options(connect))
     readonly = config.boolean("readonly", options.pop("readonly", False))
     unasked = registry.makes_unasked(parts.scheme) and not readonly
@@ -90,10 +98,9 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
     ciphertext = config.boolean("ciphertext", options.pop("ciphertext", False))
     if ciphertext and options.get("catalog") is not None:
         raise Misconfigured("a catalog is of plaintext: leave out catalog= or ciphertext=")
-    path = options.pop("keyring", os.environ.get("PKGSTORE_KEYRING_FILE") or None)
-    keyring = None if ciphertext or path is None or path == "none" else _keyring(path)
+    keyring = _keyring(options, given, ciphertext=ciphertext)
     make_cache = _cache(options)
-    make_catalog = _catalog(options)
+    make_catalog = _catalog(options, given)
     who, at, place = parts.netloc.rpartition("@")
     shown = f"{parts.scheme}://{'**redacted**' if who else ''}{at}{place}{quote_path(parts.path, safe=_PLAIN)}"
     if "timeout" in registry.own_options(connect):
@@ -120,6 +127,7 @@ def open_store(url: str | os.PathLike[str], **options: Any) -> Store:
             cache=make_cache(),
             absent=absent,
             catalog=make_catalog(calls, identity["id"]),
+            reduce=Origin(_open, parts, given).reduced,
         )
     except BaseException:
         driver.close()
@@ -138,25 +146,39 @@ def _cache(options: dict[str, Any]) -> Callable[[], Cache | None]:
     return partial(Cache, folder_of(path), config.size("cache_size", "10Gi" if size is None else size))
 
 
-def _catalog(options: dict[str, Any]) -> Callable[[Calls, str], Catalog | None]:
-    """Take the catalog's option out of ``options``; return what makes it for a store, given its calls and its id."""
+def _catalog(options: dict[str, Any], given: dict[str, Any]) -> Callable[[Calls, str], Catalog | None]:
+    """Take the catalog's option out of ``options``; return what makes it for a store, given its calls and its id.
+
+    ``given`` gets its absolute path, which is the same file for a process that works in another folder.
+    """
     path = options.pop("catalog", None)
     if path is None:
         return lambda _calls, _identity: None
     from pkgstore.catalog import file_of, opened
 
-    return partial(opened, file_of(path))
+    path = given["catalog"] = file_of(path)
+    return partial(opened, path)
 
 
-def _keyring(path: str | os.PathLike[str]) -> Keyring:
-    """Return the keyring at ``path``. Raises `Misconfigured`, also where it could not be used."""
+def _keyring(options: dict[str, Any], given: dict[str, Any], *, ciphertext: bool) -> Keyring | None:
+    """Take the keyring's option out of ``options``; return the keyring that it, or else the environment, names.
+
+    ``given`` gets what was found: another process need have neither the folder of this one nor its environment. Raises
+    `Misconfigured`, also for a keyring that could not be used.
+    """
+    path = options.pop("keyring", os.environ.get(_VARIABLE) or None)
+    if ciphertext or path is None or path == _NONE:
+        given["keyring"] = _NONE
+        return None
     if find_spec("cryptography") is None:
         raise Misconfigured(
             "a keyring needs cryptography, which is not installed: python -m pip install 'pkgstore[crypt]'"
         )
     from pkgstore.crypt.keyring import Keyring, file_of
 
-    return Keyring(file_of(path))
+    keyring = Keyring(file_of(path))
+    given["keyring"] = keyring.path
+    return keyring
 
 
 def _check_encryption(where: str, keyring: Keyring | None, *, encrypted: bool, ciphertext: bool) -> None:

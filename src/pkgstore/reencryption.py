@@ -9,10 +9,9 @@ another ended.
 from __future__ import annotations
 
 import threading
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from pkgstore import keys
@@ -21,10 +20,10 @@ from pkgstore.crypt.driver import OPEN, SealedDriver
 from pkgstore.errors import Misconfigured, NotFound, StoreError
 from pkgstore.hashing import wanted
 from pkgstore.reading import Reader
+from pkgstore.spread import spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from concurrent.futures import Future
     from typing import BinaryIO
 
     from pkgstore.calls import Calls
@@ -65,21 +64,20 @@ class Reencryption:
 
     def run(self, jobs: int, done: Callable[[str, Blob | None], object]) -> Reencrypted:
         """Seal all anew, ``jobs`` blobs at a time, in threads; ``done`` is called here with each, and what is new."""
-        if jobs < 1:
-            raise Misconfigured(f"{jobs} blobs at a time are none: let there be 1 or more")
         result = Reencrypted()
-        waiting: deque[tuple[str, Future[Blob | None]]] = deque()
-        with ThreadPoolExecutor(jobs, thread_name_prefix="pkgstore-encrypting") as pool:
-            try:
-                for path in self._paths():
-                    waiting.append((path, pool.submit(self._renewed, path)))
-                    if len(waiting) > 2 * jobs:
-                        self._settle(*waiting.popleft(), result, done)
-                while waiting:
-                    self._settle(*waiting.popleft(), result, done)
-            finally:
-                for _, each in waiting:
-                    each.cancel()
+        for path, outcome in spread(self._outcome, self._paths(), jobs=jobs):
+            blob = None
+            if isinstance(outcome, NotFound):
+                result.gone += 1
+            elif isinstance(outcome, StoreError):
+                result.failed.append((path, outcome))
+            elif outcome is None:
+                result.current += 1
+            else:
+                result.renewed += 1
+                blob = outcome
+            done(path, blob)
+        result.failed.sort(key=itemgetter(0))
         return result
 
     def _paths(self) -> Iterator[str]:
@@ -90,24 +88,11 @@ class Reencryption:
                 if not blob.key.startswith(OPEN) and (keys.is_valid(blob.key) or blob.key.startswith(_CONTROL_PREFIX)):
                     yield blob.key
 
-    def _settle(
-        self,
-        path: str,
-        answer: Future[Blob | None],
-        result: Reencrypted,
-        done: Callable[[str, Blob | None], object],
-    ) -> None:
-        blob = None
+    def _outcome(self, path: str) -> tuple[str, Blob | StoreError | None]:
         try:
-            blob = answer.result()
-        except NotFound:
-            result.gone += 1
+            return path, self._renewed(path)
         except StoreError as exc:
-            result.failed.append((path, exc))
-        else:
-            result.renewed += blob is not None
-            result.current += blob is None
-        done(path, blob)
+            return path, exc
 
     def _renewed(self, path: str) -> Blob | None:
         """Return a blob that was sealed anew, and None for one that need not be."""

@@ -44,6 +44,10 @@ class Store:
     Made by `pkgstore.open`. A context manager; safe to share between threads, and to use in children after fork. Every
     error is a `pkgstore.StoreError`, but for what a caller's own body or argument raises.
 
+    It can be pickled, and so be sent to other processes and hosts. There it is opened once, with the URL and the
+    options that it was opened with here (secrets among them are in the pickle), and stays open until the process ends.
+    Where another store answers at that URL, or none, unpickling raises `Misconfigured` or `NotFound`.
+
     ``id`` is the store's identity, the same for all who open it, and ``probed`` what trials showed of its medium, where
     its driver makes any. ``encrypted`` says whether its blobs are encrypted on the medium.
     """
@@ -61,6 +65,8 @@ class Store:
         catalog: Catalog | None = None,
         quota: Quota | None = None,
         encrypted: bool = False,
+        reduce: Callable[[str, str, str], tuple[Any, ...]] | None = None,
+        is_view: bool = False,
     ) -> None:
         self._calls = calls
         self._prefix = prefix
@@ -69,6 +75,8 @@ class Store:
         self._absent = absent or Absent(0)
         self._catalog = catalog
         self._quota = quota or Quota(calls)
+        self._reduce = reduce
+        self._is_view = is_view
         self.id = identity
         self.readonly = readonly
         self.encrypted = encrypted
@@ -115,9 +123,10 @@ class Store:
             except Exists as exc:
                 raise self._exists(key, source) from exc
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, *, tag: str | None = None) -> None:
         """Delete a blob; silent when it is absent. It stays deleted after a power cut, whoever deleted it.
 
+        With ``tag``, that of a blob which was looked at, only that version is deleted, and another in its place stays.
         Open readers keep what they have.
         """
         self._check_writable("delete", key)
@@ -128,9 +137,11 @@ class Store:
                 found = self._calls.call("delete", key, lambda: self.driver.stat(path))
             except NotFound:
                 found = None
-            tag = found.tag if found else _NO_VERSION
+            if found is not None and tag not in (None, found.tag):
+                return None
+            seen = found.tag if found else _NO_VERSION
             # Bound to the version seen, so that a second attempt after a lost reply cannot take a newer one.
-            self._calls.call("delete", key, lambda: self.driver.delete(path, tag=tag), changes=True)
+            self._calls.call("delete", key, lambda: self.driver.delete(path, tag=seen), changes=True)
             return found
 
         self._quota.delete(path, key, delete)
@@ -432,11 +443,14 @@ class Store:
         """
         if not prefix:
             raise InvalidKey("a scope needs a prefix, such as 'tenant/'", key=prefix)
-        prefix = self._prefix + keys.check_prefix(prefix)
+        return self._view(keys.check_prefix(prefix))
+
+    def _view(self, prefix: str) -> Store:
+        """Return a view of the blobs below ``prefix``, or of all."""
         return Store(
             self._calls,
             identity=self.id,
-            prefix=prefix,
+            prefix=self._prefix + prefix,
             readonly=self.readonly,
             probed=self.probed,
             cache=self._cache,
@@ -444,11 +458,13 @@ class Store:
             catalog=self._catalog,
             quota=self._quota,
             encrypted=self.encrypted,
+            reduce=self._reduce,
+            is_view=True,
         )
 
     def close(self) -> None:
         """Let go of connections and handles. A scope leaves that to the store that it is a view of."""
-        if not self._prefix and not self._calls.closed:
+        if not self._is_view and not self._calls.closed:
             with contextlib.ExitStack() as stack:  # each is let go of, whatever becomes of the others
                 stack.callback(self.driver.close)
                 if self._catalog is not None:
@@ -461,6 +477,11 @@ class Store:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._reduce is None:
+            raise TypeError(f"{self.where} was not opened by pkgstore.open, and cannot be sent to another process")
+        return self._reduce(self.where, self.id, self._prefix)
 
     def __repr__(self) -> str:
         return f"<pkgstore.Store {self.where}>"

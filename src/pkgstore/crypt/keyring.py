@@ -25,8 +25,6 @@ from pkgstore.errors import Denied, Misconfigured
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-VARIABLE = "PKGSTORE_KEYRING_FILE"
-
 _FORMAT = 1
 _LENGTH = 32
 _ID = 8
@@ -106,7 +104,7 @@ class NoKeyring:
         raise SealError(Denied, f"it is sealed under the key {key_id}, and no keyring was given", _GIVE_ONE)
 
 
-_GIVE_ONE = f"give its file with keyring=, or in {VARIABLE}"
+_GIVE_ONE = "give its file with keyring=, or in PKGSTORE_KEYRING_FILE"
 
 
 def file_of(path: str | os.PathLike[str]) -> str:
