@@ -278,6 +278,41 @@ def test_a_seekable_stream() -> None:
     stream.close()
 
 
+class Failing(io.RawIOBase):
+    """A stream that fails once, at a certain byte, and can then be read on."""
+
+    def __init__(self, data: bytes, at: int) -> None:
+        super().__init__()
+        self._file, self._fails_at = io.BytesIO(data), at
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        here = self._file.tell()
+        if here == self._fails_at:
+            self._fails_at = -1
+            raise TimeoutError
+        assert size is not None
+        return self._file.read(min(size, self._fails_at - here) if here < self._fails_at else min(size, 5000))
+
+
+@pytest.mark.parametrize("at", [HEADER + RECORD, HEADER + RECORD + 10, HEADER + RECORD + SEGMENT + TAG, SIZE])
+def test_a_medium_that_fails_within_a_segment(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has come of the segment is kept, whether the stream is read on or opened anew."""
+    medium = Far()
+    driver = sealed(medium)
+    publish(driver, "a", DATA)
+    stored = medium.stored("a")
+    monkeypatch.setattr(Far, "open", lambda self, key, *_, tag=None: (self.stat(key), Failing(stored, at)))
+    _, stream = driver.open("a")
+    got = b""
+    failed = 0
+    while len(got) < SIZE:
+        try:
+            got += stream.read(3000)
+        except TimeoutError:
+            failed += 1
+    assert (got, failed) == (DATA, 1)
+
+
 def test_equal_blobs_are_not_seen_to_be_equal(medium: Near) -> None:
     driver = sealed(medium)
     for key in ("a", "b", "a"):

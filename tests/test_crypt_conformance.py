@@ -9,11 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from pkgstore import Corrupt
-from pkgstore.testing.suite.basics import BasicTests
 from pkgstore.testing.suite.bodies import BodyTests
 from pkgstore.testing.suite.contract import ContractTests
 from pkgstore.testing.suite.harness import Harness
-from pkgstore.testing.suite.listing import ListingTests
 from pkgstore.testing.suite.outages import OutageTests
 from pkgstore.testing.suite.reading import ReadingTests
 from tests.local_medium import LocalConformance
@@ -68,7 +66,7 @@ class TestSealedMemory(Sealed, MemoryConformance):
 
 
 @pytest.mark.xdist_group("ministack")
-class TestSealedMinistack(Sealed, BasicTests, BodyTests, ReadingTests, ListingTests, ContractTests, OutageTests):
+class TestSealedMinistack(Sealed, BodyTests, ReadingTests, ContractTests, OutageTests):
     """On S3: ciphertext whose size and digests are declared before its first byte, in one request and in parts.
 
     That part of the kit for which it makes a difference.
