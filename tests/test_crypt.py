@@ -278,6 +278,16 @@ def test_a_seekable_stream() -> None:
     stream.close()
 
 
+@pytest.mark.parametrize("wrong", [{"md5": "0" * 32}, {"sha256": "0" * 64}])
+def test_a_body_is_judged_before_it_is_visible(medium: Near, wrong: dict[str, str | None]) -> None:
+    driver = sealed(medium)
+    with PublishBody("a", DATA, None, wanted(wrong)) as source, source.attempt() as body:
+        digests = {"sha256": hashlib.sha256(DATA).hexdigest()}
+        with pytest.raises(Corrupt, match="as expected"):
+            driver.put("a", body, SIZE, digests=digests, exclusive=True, token="0" * 32)
+    assert list(medium.scan("")) == []
+
+
 class Failing(io.RawIOBase):
     """A stream that fails once, at a certain byte, and can then be read on."""
 

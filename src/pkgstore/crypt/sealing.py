@@ -78,12 +78,6 @@ class SealedBody:
         return data
 
     def finish(self) -> Mapping[str, str]:
-        """Return the digests of the ciphertext. Raises `Corrupt` for a body that is not as its publisher expects."""
-        digests = self.hashed()
-        self.judge()
-        return digests
-
-    def hashed(self) -> dict[str, str]:
         """Return the digests of the ciphertext, which has been read to its end."""
         if not self._ended or self._rest:
             raise AssertionError("a driver finished a body that it had not read to the end")
@@ -113,7 +107,7 @@ class SpooledBody:
             while data := sealed.read():
                 self._file.write(data)
             self.size = sealed.count
-            self.digests: Mapping[str, str] = sealed.hashed()
+            self.digests: Mapping[str, str] = sealed.finish()
             self._file.seek(0)
         except BaseException:
             self._file.close()
