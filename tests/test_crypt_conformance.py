@@ -65,6 +65,15 @@ class TestSealedMemory(Sealed, MemoryConformance):
     url_of_memory = MemoryConformance.url
 
 
+@pytest.fixture(scope="module")
+def encrypted(servers: Servers) -> tuple[Any, dict[str, Any]]:
+    """A client, and what says that a store is encrypted, and was found of the server already."""
+    client = servers["ministack"].client()
+    prefix = urlsplit(servers.store("ministack")).path.strip("/")
+    found = json.load(client.get_object(Bucket=BUCKET, Key=f"{prefix}/.pkgstore/store.json")["Body"])
+    return client, {**found, "format": 2, "encryption": "aes-256-gcm-stream-1"}
+
+
 @pytest.mark.xdist_group("ministack")
 class TestSealedMinistack(Sealed, ReadingTests, ContractTests, OutageTests):
     """On S3: ciphertext whose size and digests are declared before its first byte, in one request and in parts.
@@ -77,22 +86,12 @@ class TestSealedMinistack(Sealed, ReadingTests, ContractTests, OutageTests):
     tamper, truncate, _rewrite = S3Conformance.tamper, S3Conformance.truncate, S3Conformance._rewrite
     large = 64 << 20
     endpoint: Any
-    client: Any
-
-    @pytest.fixture(scope="class")
-    def identity(self, servers: Servers) -> dict[str, Any]:
-        """What says that a store is encrypted, and what was found of the server already."""
-        type(self).client = servers[self.server].client()
-        prefix = urlsplit(servers.store(self.server)).path.strip("/")
-        found = self.client.get_object(Bucket=BUCKET, Key=f"{prefix}/.pkgstore/store.json")
-        return {**json.load(found["Body"]), "format": 2, "encryption": "aes-256-gcm-stream-1"}
 
     @pytest.fixture
-    def url(self, servers: Servers, identity: dict[str, Any]) -> str:  # type: ignore[override]
-        url = servers.url(self.server)
+    def url(self, servers: Servers, encrypted: tuple[Any, dict[str, Any]]) -> str:  # type: ignore[override]
+        client, identity = encrypted
         self.endpoint = servers[self.server]
+        url = servers.url(self.server)
         document = json.dumps({**identity, "id": uuid.uuid4().hex}).encode()
-        self.client.put_object(
-            Bucket=BUCKET, Key=f"{urlsplit(url).path.strip('/')}/.pkgstore/store.json", Body=document
-        )
+        client.put_object(Bucket=BUCKET, Key=f"{urlsplit(url).path.strip('/')}/.pkgstore/store.json", Body=document)
         return url
