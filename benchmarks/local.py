@@ -21,6 +21,7 @@ _PROCESSES = 8
 _AT_A_TIME = 25
 _LONG = 200
 _WITH_QUOTA = "pkgstore-quota"
+_ENCRYPTED = "pkgstore-encrypted"
 _NEVER_REACHED = 1 << 50
 _SMALL = 100 * KIB
 _WHEEL = MIB
@@ -174,6 +175,30 @@ def quota(settings: Settings) -> Iterator[Row]:
                 note=f"wall time, from rest, when nothing is granted; {blobs:,} blobs take {writes:.0f} writes of the"
                 " ledger, those included, untimed, that give back at the end what was not used",
             )
+
+
+def encrypted(settings: Settings) -> Iterator[Row]:
+    """Publish to an encrypted store and read from it, against one that is not."""
+    with workers(settings.folder, dict.fromkeys(("pkgstore", _ENCRYPTED), settings.python)) as sides:
+        (plain,), (sealed,) = sides["pkgstore"], sides[_ENCRYPTED]
+        both = {"pkgstore": plain, _ENCRYPTED: sealed}
+        big = f"{settings.big // MIB} MiB"
+        asked = {name: partial(side, "publish", size=settings.big, count=1, drop=True) for name, side in both.items()}
+        samples = take_turns(asked, settings.big_rounds)
+        against = "the same, not encrypted"
+        note = "SHA-256 of the plaintext and of the ciphertext, each in a thread; AES-256-GCM"
+        yield Row(
+            f"publish {big}, encrypted", samples[_ENCRYPTED], against, samples["pkgstore"], at_least=0.85, note=note
+        )
+        for side in both.values():
+            side("put", name=f"read/{settings.big}.whl", size=settings.big)
+        asked = {name: partial(side, "stream", size=settings.big, count=1) for name, side in both.items()}
+        samples = take_turns(asked, settings.big_rounds)
+        yield Row(f"read {big} as a stream, encrypted", samples[_ENCRYPTED], against, samples["pkgstore"])
+        for do in ("publish", "read"):
+            asked = {name: partial(side, do, size=_SMALL, count=20) for name, side in both.items()}
+            samples = take_turns(asked, settings.rounds)
+            yield Row(f"{do} {_SMALL // KIB} KiB, encrypted", samples[_ENCRYPTED], against, samples["pkgstore"])
 
 
 def _together(group: list[Worker], count: int) -> list[float]:

@@ -38,6 +38,7 @@ _GROUPS: dict[str, tuple[str, Callable[..., Iterator[Row]]]] = {
     "processes": ("Publish from several processes", local.processes),
     "quota": ("Publish with a quota", local.quota),
     "read": ("Read", local.read),
+    "encrypted": ("Encryption at rest", local.encrypted),
     "start": ("Start", footprint.start),
     "growth": ("Growth", growth.growth),
     "index-large": ("A large index", index.index_large),

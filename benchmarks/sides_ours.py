@@ -122,6 +122,17 @@ class Ours(Side):
         return [float(_peak() - before)]
 
 
+class Encrypted(Ours):
+    """pkgstore on a folder, encrypted. Its keyring lies beside the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        from pkgstore.crypt import keyring
+
+        path = folder.with_suffix(".keyring")
+        keyring.make(str(path))
+        super().__init__(folder, f"file://{folder.resolve()}?{urlencode({'keyring': path.resolve()})}")
+
+
 class OursInBucket(InBucket, Ours):
     """pkgstore in a bucket."""
 

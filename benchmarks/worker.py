@@ -37,6 +37,10 @@ def _side(name: str, folder: Path) -> Side:
         from sides_ours import Ours
 
         return Ours(folder)
+    if name == "pkgstore-encrypted":
+        from sides_ours import Encrypted
+
+        return Encrypted(folder)
     if name == "s3-pkgstore":
         from sides_ours import OursInBucket
 

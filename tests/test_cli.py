@@ -51,6 +51,7 @@ def test_version_and_help() -> None:
         "verify-archive",
         "mirror",
         "verify",
+        "keys",
         "prune",
         "undelete",
         "trash",
@@ -99,7 +100,7 @@ def test_without_click_one_line_says_what_to_install() -> None:
 
 def test_init_makes_a_store_once(tmp_path: Path) -> None:
     made = json.loads(run("init", tmp_path / "new", "--json").stdout)
-    assert made == {"url": f"file://{tmp_path}/new", "id": made["id"], "created": True}
+    assert made == {"url": f"file://{tmp_path}/new", "id": made["id"], "created": True, "encrypted": False}
     with pkgstore.open(tmp_path / "new", create=False) as store:
         assert store.id == made["id"]
     again = run("init", tmp_path / "new", "--json")

@@ -60,8 +60,8 @@ def test_urls_that_cannot_work(url: str) -> None:
         (
             {"colour": "red"},
             (
-                "there is no option 'colour' here: known are cache, cache_negative, cache_size, catalog, create, probe,"
-                " readonly, timeout"
+                "there is no option 'colour' here: known are cache, cache_negative, cache_size, catalog, ciphertext,"
+                " create, keyring, probe, readonly, timeout"
             ),
         ),
         ({"readonly": "perhaps"}, "neither true nor false"),

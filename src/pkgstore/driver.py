@@ -255,3 +255,19 @@ class RecordsDigests(Protocol):
 
     def record_digests(self, blob: Blob, digests: Mapping[str, str]) -> bool:
         """Keep ``digests`` for this version of a blob. False when another is there, or the medium lets us keep none."""
+
+
+@runtime_checkable
+class Layer(Protocol):
+    """A driver over another, which changes the bytes on their way."""
+
+    @property
+    def medium(self) -> Driver:
+        """The driver below."""
+
+
+def of_medium(driver: Driver) -> Driver:
+    """Return the driver of the medium itself, to be asked for what no layer changes."""
+    while isinstance(driver, Layer):
+        driver = driver.medium
+    return driver

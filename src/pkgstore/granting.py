@@ -31,14 +31,17 @@ class Grant:
     """What one change has in hand, while its body is read and until it is visible. Made by `pkgstore.quota.Quota`.
 
     One that ``claims`` its key knows what is there, ``old``, for certain only when it has looked, ``is_sure``, after it
-    ``is_claimed``.
+    ``is_claimed``. With ``version``, a tag, it is to take the place of that one only.
     """
 
-    def __init__(self, granting: Granting, path: str, key: str, *, claims: bool = False) -> None:
+    def __init__(
+        self, granting: Granting, path: str, key: str, *, claims: bool = False, version: str | None = None
+    ) -> None:
         self._granting = granting
         self.path = path
         self.key = key
         self.claims = claims
+        self.version = version
         self.is_claimed = False
         self.is_sure = False
         self.old: Blob | None = None
@@ -188,22 +191,28 @@ class Granting(Tending):
     def claim(self, grant: Grant) -> None:
         """Be the only one, among those who replace and delete, who changes a key until the grant ends; and look.
 
-        Raises `LockTimeout`, and `Otherwise` when it had been taken for there, and is not, or the other way round.
+        Raises `LockTimeout`, `NotFound` for a version that has gone, and `Otherwise` when it had been taken for there,
+        and is not, or the other way round.
         """
         if not grant.is_claimed:
             self._claim(grant)
         was_there = grant.old is not None
-        grant.old = self._there(grant.path, grant.key)
-        grant.is_sure = True
+        self._see(grant)
         if was_there != (grant.old is not None):
             raise Otherwise
 
     def _look(self, grant: Grant) -> None:
         """Find out what is to be replaced, and so whether there will be one blob more."""
-        grant.old = self._there(grant.path, grant.key)
-        grant.is_sure = grant.is_claimed
+        self._see(grant)
         grant.blobs = 0 if grant.old else 1
         grant.size = None  # which is to be granted anew
+
+    def _see(self, grant: Grant) -> None:
+        grant.old = self._there(grant.path, grant.key)
+        grant.is_sure = grant.is_claimed
+        if grant.version is not None and (grant.old is None or grant.old.tag != grant.version):
+            what = f"that version of {shown(grant.key)}"
+            raise NotFound(f"{what} is not in {self._calls.where} any more", key=grant.key)
 
     def _claim(self, grant: Grant) -> None:
         path = grant.path

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 CHUNK = 1 << 20
 """Bytes that are read, hashed and written at a time."""
 
-_OVERLAP_FROM = 4 * CHUNK
+OVERLAP_FROM = 4 * CHUNK
+"""Bytes from which on it is worth a thread to hash beside what else is done with a body."""
+
 _IN_FLIGHT = 8
 _LENGTHS = {"sha256": 64, "md5": 32, "blake2b": 128}
 
@@ -125,7 +127,7 @@ class HashedBody:
         self._size = size
         self._expected = expected
         self._hasher = Hasher(expected)
-        self._worker = _worker(self._hasher) if size is None or size >= _OVERLAP_FROM else None
+        self._worker = worker(self._hasher) if size is None or size >= OVERLAP_FROM else None
         self._ended = False
 
     def read(self, size: int = -1, /) -> bytes | memoryview:
@@ -196,7 +198,7 @@ class HashedBody:
             self._worker.close()
 
 
-class _Worker:
+class Worker:
     """A thread that hashes, at most ``_IN_FLIGHT`` chunks behind."""
 
     def __init__(self, hasher: Hasher) -> None:
@@ -229,11 +231,11 @@ class _Worker:
             self._room.release()
 
 
-def _worker(hasher: Hasher) -> _Worker | None:
+def worker(hasher: Hasher) -> Worker | None:
     """Return a worker, or None where no thread can be had any more, as when the interpreter is shutting down."""
     if sys.is_finalizing():  # where Python 3.11 would wait for ever for the thread to start
         return None
     try:
-        return _Worker(hasher)
+        return Worker(hasher)
     except RuntimeError:
         return None

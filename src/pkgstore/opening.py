@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
 import uuid
 from functools import partial
+from importlib.util import find_spec
 from shlex import quote
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote as quote_path
@@ -24,20 +26,28 @@ from pkgstore.reopening import Origin
 from pkgstore.store import Store
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Sequence
     from urllib.parse import SplitResult
 
     from pkgstore.cache.folder import Cache
     from pkgstore.catalog import Catalog
+    from pkgstore.crypt.keyring import Keyring
 
 _log = logging.getLogger("pkgstore")
 
 _IDENTITY = f"{keys.CONTROL}/store.json"
 _FORMAT = 1
+_ENCRYPTED_FORMAT = 2  # which no pkgstore takes for plain that does not know encryption
+_ENCRYPTION = "encryption"
+_SEALED = "aes-256-gcm-stream-1"
 _PLAIN = "/!$&'()*+,;:=@~"
 _PROBED = "probed"
-_OPTIONS = {"cache", "cache_negative", "cache_size", "catalog", "create", "probe", "readonly", "timeout"}
+_VARIABLE = "PKGSTORE_KEYRING_FILE"
+_NONE = "none"
+_OPTIONS = {
+    *("cache", "cache_negative", "cache_size", "catalog", "ciphertext", "create", "keyring", "probe", "readonly"),
+    "timeout",
+}
 
 
 def open_store(url: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], **options: Any) -> Store:
@@ -62,6 +72,11 @@ def open_store(url: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *
         for how long this process may take a blob for absent that once was, in seconds (default: 0)
     ``catalog``
         a file of this host that keeps the digests of blobs for listings that cannot tell them (default: none)
+    ``keyring``
+        a file of keys, made by `pkgstore keys new`, for a store that is encrypted; one that is made is so from its
+        beginning (default: what PKGSTORE_KEYRING_FILE names; None, or ``none``, for no keyring whatever that says)
+    ``ciphertext``
+        show the blobs of an encrypted store as they lie on the medium, for reading only (default: no)
 
     Two URLs, ``[new, old]``, are for the time of a migration: what is not in the first store is read from the second,
     and what is published goes to the first (`pkgstore.pair.Pair`). Options hold for both, but that the second has to
@@ -103,6 +118,10 @@ def _open(parts: SplitResult, given: dict[str, Any]) -> Store:
     probe = config.boolean("probe", options.pop("probe", False))
     timeout = config.seconds("timeout", options.pop("timeout", 60))
     absent = Absent(config.seconds("cache_negative", options.pop("cache_negative", 0)))
+    ciphertext = config.boolean("ciphertext", options.pop("ciphertext", False))
+    if ciphertext and options.get("catalog") is not None:
+        raise Misconfigured("a catalog is of plaintext: leave out catalog= or ciphertext=")
+    keyring = _keyring(options, given, ciphertext=ciphertext)
     make_cache = _cache(options)
     make_catalog = _catalog(options, given)
     who, at, place = parts.netloc.rpartition("@")
@@ -112,13 +131,21 @@ def _open(parts: SplitResult, given: dict[str, Any]) -> Store:
     driver = connect(parts, create=create, **options)
     calls = Calls(driver, shown, timeout)
     try:
-        identity = _identify(calls, create=create)
+        identity = _identify(calls, create=create and not ciphertext, encrypted=keyring is not None)
+        encrypted = identity.get(_ENCRYPTION) is not None
+        _check_encryption(shown, keyring, encrypted=encrypted, ciphertext=ciphertext)
         if isinstance(driver, Probed):
             _remember(calls, driver, identity, readonly=readonly, again=probe)
+        if encrypted and not ciphertext:
+            from pkgstore.crypt.driver import SealedDriver
+            from pkgstore.crypt.keyring import NoKeyring
+
+            calls = Calls(SealedDriver(driver, identity["id"], keyring or NoKeyring()), shown, timeout)
         return Store(
             calls,
             identity=identity["id"],
-            readonly=readonly,
+            readonly=readonly or ciphertext,
+            encrypted=encrypted,
             probed=identity.get(_PROBED),
             cache=make_cache(),
             absent=absent,
@@ -156,7 +183,41 @@ def _catalog(options: dict[str, Any], given: dict[str, Any]) -> Callable[[Calls,
     return partial(opened, path)
 
 
-def _identify(calls: Calls, *, create: bool) -> dict[str, Any]:
+def _keyring(options: dict[str, Any], given: dict[str, Any], *, ciphertext: bool) -> Keyring | None:
+    """Take the keyring's option out of ``options``; return the keyring that it, or else the environment, names.
+
+    ``given`` gets what was found: another process need have neither the folder of this one nor its environment. Raises
+    `Misconfigured`, also for a keyring that could not be used.
+    """
+    path = options.pop("keyring", os.environ.get(_VARIABLE) or None)
+    if ciphertext or path is None or path == _NONE:
+        given["keyring"] = _NONE
+        return None
+    if find_spec("cryptography") is None:
+        raise Misconfigured(
+            "a keyring needs cryptography, which is not installed: python -m pip install 'pkgstore[crypt]'"
+        )
+    from pkgstore.crypt.keyring import Keyring, file_of
+
+    keyring = Keyring(file_of(path))
+    given["keyring"] = keyring.path
+    return keyring
+
+
+def _check_encryption(where: str, keyring: Keyring | None, *, encrypted: bool, ciphertext: bool) -> None:
+    """Raise `Misconfigured` for a store that is not encrypted, where it is taken to be."""
+    if encrypted:
+        return
+    if ciphertext:
+        raise Misconfigured(f"{where} is not encrypted: leave out ciphertext=")
+    if keyring is not None:
+        raise Misconfigured(
+            f"{where} is not encrypted, and the keyring {keyring.path} is given: say keyring=none to use it as it is,"
+            " or make an encrypted store elsewhere and copy the blobs"
+        )
+
+
+def _identify(calls: Calls, *, create: bool, encrypted: bool) -> dict[str, Any]:
     """Return the identity of the store; make it one, where there is none yet and ``create`` says so."""
 
     def read() -> bytes:
@@ -173,11 +234,18 @@ def _identify(calls: Calls, *, create: bool) -> dict[str, Any]:
                     f"there is no store at {calls.where}: check the URL, and that the medium is mounted, or"
                     f" make one with `pkgstore init {quote(calls.where)}`"
                 ) from None
-            _make(calls)
+            _make(calls, encrypted=encrypted)
 
 
-def _make(calls: Calls) -> None:
-    identity: dict[str, Any] = {"format": _FORMAT, "id": uuid.uuid4().hex}
+def _make(calls: Calls, *, encrypted: bool) -> None:
+    identity: dict[str, Any] = {"format": _ENCRYPTED_FORMAT if encrypted else _FORMAT, "id": uuid.uuid4().hex}
+    if encrypted:
+        identity[_ENCRYPTION] = _SEALED
+        if calls.call("list", "", lambda: any(True for _ in calls.driver.scan(""))):
+            raise Misconfigured(
+                f"there are files at {calls.where} already, which would not be encrypted: make the store elsewhere, and"
+                " copy them into it"
+            )
     if isinstance(calls.driver, Probed):
         identity[_PROBED] = calls.call("make", _IDENTITY, calls.driver.probe)
     if not calls.call("make", _IDENTITY, lambda: calls.driver.exclusive):
@@ -224,6 +292,7 @@ def _parsed(where: str, text: bytes) -> dict[str, Any]:
             f"{_IDENTITY} in {where} does not describe a store: restore that file, or remove it if the folder never"
             " was one"
         ) from None
-    if form != _FORMAT:
+    known = {_FORMAT: None, _ENCRYPTED_FORMAT: _SEALED}
+    if not isinstance(form, int) or form not in known or document.get(_ENCRYPTION) != known[form]:
         raise Misconfigured(f"{where} is a store of format {form!r}: use a pkgstore that knows it")
     return document

@@ -52,6 +52,7 @@ class Pair(Store):
             absent=new._absent,
             catalog=new._catalog,
             quota=new._quota,
+            encrypted=new.encrypted,
         )
         self.new = new
         self.old = old

@@ -59,6 +59,18 @@ class Quota(Granting):
             accounts.add_scope(document, prefix).update(limit=size, blob_limit=blobs)
             return document
 
+        self._set(change)
+
+    def keep_accounts(self) -> None:
+        """Have accounts kept of the store from now on, within what limits there are, or without any."""
+
+        def change(document: dict[str, Any]) -> dict[str, Any]:
+            accounts.add_scope(document, "")
+            return document
+
+        self._set(change)
+
+    def _set(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         with self._entered():
             began = clock()
             self._take(self._ledger.update(change).document, began)
@@ -69,10 +81,16 @@ class Quota(Granting):
                 else:
                     self.recount()
 
-    def publish(self, path: str, key: str, source: PublishBody, *, replace: bool) -> Blob:
-        """Put a body at ``path``, which its publisher calls ``key``, as `Calls.put` does. Raises `QuotaExceeded`."""
+    def publish(self, path: str, key: str, source: PublishBody, *, replace: bool, version: str | None = None) -> Blob:
+        """Put a body at ``path``, which its publisher calls ``key``, as `Calls.put` does. Raises `QuotaExceeded`.
+
+        With ``version``, a tag, only that version is replaced, of a store that keeps accounts: by these, none takes its
+        place meanwhile. Another in its place is `NotFound`.
+        """
         counts = self.is_on()
-        grant = source.watch = Grant(self, path, key, claims=replace and counts)
+        if version is not None and not counts:
+            raise Unavailable(f"{self._calls.where} has lost its accounts, by which keys are claimed: try again")
+        grant = source.watch = Grant(self, path, key, claims=replace and counts, version=version)
         try:
             if grant.claims:
                 if not source.replayable:

@@ -13,7 +13,7 @@ from pkgstore.bodies import PublishBody
 from pkgstore.cache.absent import Absent
 from pkgstore.cache.reading import CachedReader, Entry
 from pkgstore.control import Control
-from pkgstore.driver import Blob, HasLeftovers, Leftover, RecordsDigests, SignedURL
+from pkgstore.driver import Blob, HasLeftovers, Leftover, RecordsDigests, SignedURL, of_medium
 from pkgstore.errors import Denied, Exists, InvalidKey, Misconfigured, NotFound, StoreError, Unsupported
 from pkgstore.hashing import CHUNK, Hasher, wanted
 from pkgstore.lease import Leases, Patience, alone, lease_seconds
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pkgstore.calls import Calls
     from pkgstore.catalog import Catalog
     from pkgstore.driver import Driver
+    from pkgstore.reencryption import Reencrypted
 
 _log = logging.getLogger("pkgstore")
 
@@ -49,7 +50,7 @@ class Store:
     Where another store answers at that URL, or none, unpickling raises `Misconfigured` or `NotFound`.
 
     ``id`` is the store's identity, the same for all who open it, and ``probed`` what trials showed of its medium, where
-    its driver makes any.
+    its driver makes any. ``encrypted`` says whether its blobs are encrypted on the medium.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Store:
         absent: Absent | None = None,
         catalog: Catalog | None = None,
         quota: Quota | None = None,
+        encrypted: bool = False,
         reduce: Callable[[str, str, str], tuple[Any, ...]] | None = None,
         is_view: bool = False,
     ) -> None:
@@ -78,6 +80,7 @@ class Store:
         self._is_view = is_view
         self.id = identity
         self.readonly = readonly
+        self.encrypted = encrypted
         self.probed = probed or {}
 
     @property
@@ -339,7 +342,11 @@ class Store:
                 entry.close()
                 return self._cache.path(blob)
         if locate is None:
-            raise Unsupported(f"{self.where} keeps no files on this host: read {keys.shown(key)} with open()", key=key)
+            raise Unsupported(
+                f"{self.where} keeps no files on this host{' that are not encrypted' if self.encrypted else ''}: read"
+                f" {keys.shown(key)} with open()",
+                key=key,
+            )
         return self._calls.call("find", key, lambda: locate(path))
 
     def url(self, key: str, *, expires: float) -> str:
@@ -398,6 +405,28 @@ class Store:
             sharing.share(catalog, self._calls)
         return asked
 
+    def reencrypt(self, *, jobs: int = 4, progress: Callable[[str, Blob | None], object] | None = None) -> Reencrypted:
+        """Seal every blob of an encrypted store anew, under its keyring's active key; return what became of all.
+
+        Blobs that are under that key already are left alone, so that a run that was cut short is just run again. Each
+        takes the place of the very version that was read, verified, whoever publishes, replaces and deletes meanwhile.
+        ``jobs`` are worked at at a time; ``progress`` is called with each key, and the blob if it was sealed anew, in
+        this thread. What the medium writes down as the time of a blob is then that of its re-encryption.
+
+        A store without a quota is given one without limits for this, and keeps it. Raises `Misconfigured` for a store
+        that is not encrypted, `Denied` without a keyring, and `Unavailable`; what is wrong with blobs is in the result.
+        """
+        self._check_writable("encrypt the blobs anew", "")
+        from pkgstore.reencryption import Reencryption
+
+        def done(path: str, blob: Blob | None) -> None:
+            if blob is not None and keys.is_valid(path):
+                self._seen(blob)
+            if progress is not None:
+                progress(path[len(self._prefix) :], blob and self._named(blob))
+
+        return Reencryption(self._calls, self._quota, self._prefix).run(jobs, done)
+
     def leftovers(self, *, remove: bool = False) -> Iterator[Leftover]:
         """Yield what dead writers left unfinished on the medium, and with ``remove`` remove what safely can be.
 
@@ -406,7 +435,7 @@ class Store:
         """
         if remove:
             self._check_writable("remove what was left below", self._prefix)
-        driver = self.driver
+        driver = of_medium(self.driver)
         if not isinstance(driver, HasLeftovers):
             return
         for found in self._calls.call("list what was left in", self._prefix, lambda: list(driver.leftovers())):
@@ -439,6 +468,7 @@ class Store:
             absent=self._absent,
             catalog=self._catalog,
             quota=self._quota,
+            encrypted=self.encrypted,
             reduce=self._reduce,
             is_view=True,
         )

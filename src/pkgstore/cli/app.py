@@ -10,7 +10,7 @@ import click
 
 import pkgstore
 from pkgstore import keys, outfile
-from pkgstore.cli import accounting, archiving, doctoring, files, pruning, serving, transferring, upkeep
+from pkgstore.cli import accounting, archiving, doctoring, files, keyring, pruning, serving, transferring, upkeep
 from pkgstore.cli.base import (
     Bytes,
     Group,
@@ -66,11 +66,12 @@ def cli(ctx: click.Context) -> None:
 
 @cli.command()
 @on_a_store
-@json_option('{"url", "id", "created"}')
+@json_option('{"url", "id", "created", "encrypted"}')
 def init(url: str, options: dict[str, str], as_json: bool) -> None:
     """Make a store at URL, or say that there is one.
 
-    Files that lie in the folder already stay as they are, and become its blobs. No store is made inside another.
+    Files that lie in the folder already stay as they are, and become its blobs. No store is made inside another. With
+    -o keyring=FILE, all that is published there is encrypted; see pkgstore keys.
     """
     try:
         store = opened(url, options, create=False, readonly=False)
@@ -81,9 +82,10 @@ def init(url: str, options: dict[str, str], as_json: bool) -> None:
         created = True
     with store:
         if as_json:
-            put_json(url=store.where, id=store.id, created=created)
+            put_json(url=store.where, id=store.id, created=created, encrypted=store.encrypted)
         else:
-            put_line(f"{'Made a store' if created else 'There is a store already'} at {store.where}, id {store.id}.")
+            what = "an encrypted store" if store.encrypted else "a store"
+            put_line(f"{f'Made {what}' if created else f'There is {what} already'} at {store.where}, id {store.id}.")
 
 
 @cli.command()
@@ -215,7 +217,9 @@ def stat(url: str, options: dict[str, str], key: str, as_json: bool) -> None:
     put_line(f"tag     {blob.tag}")
     for name, value in blob.digests.items():
         put_line(f"{name:<7} {value}")
-    if not blob.digests:
+    if not blob.digests and store.encrypted:
+        put_line("sha256  not known: it is sealed with the blob, which does not open here; get says why")
+    elif not blob.digests:
         put_line("sha256  not recorded: the file was put there by other means")
 
 
@@ -261,6 +265,7 @@ cli.add_command(upkeep.warm)
 cli.add_command(doctoring.doctor)
 cli.add_command(transferring.mirror)
 cli.add_command(transferring.verify)
+cli.add_command(keyring.keys)
 
 
 @cli.command(

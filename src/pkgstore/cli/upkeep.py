@@ -9,7 +9,7 @@ import click
 import pkgstore
 from pkgstore.cli.base import Command, json_option, on_a_store, opened, put_json, put_line, when
 from pkgstore.cli.progress import Meter, may_show
-from pkgstore.driver import Probed
+from pkgstore.driver import Probed, of_medium
 
 
 @click.command(cls=Command)
@@ -40,7 +40,7 @@ def probe(url: str, options: dict[str, str], as_json: bool) -> None:
     """Find out again, by trial, what the medium of a store keeps to; the store remembers it."""
     with opened(url, {**options, "probe": "true"}, create=False, readonly=False) as store:
         found = store.probed
-        if not isinstance(store.driver, Probed):
+        if not isinstance(of_medium(store.driver), Probed):
             raise pkgstore.Unsupported(f"there is nothing to probe at {store.where}: its driver finds out as it works")
     if as_json:
         put_json(**found)

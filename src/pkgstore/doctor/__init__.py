@@ -16,7 +16,7 @@ import pkgstore
 from pkgstore import config, registry
 from pkgstore.doctor import blobs, crew
 from pkgstore.doctor.watch import Watch
-from pkgstore.driver import Examined, Finding
+from pkgstore.driver import Examined, Finding, of_medium
 from pkgstore.drivers import folders
 from pkgstore.drivers.mounts import mount_of
 from pkgstore.errors import Misconfigured, NotFound, StoreError
@@ -63,7 +63,7 @@ def examine(url: str | os.PathLike[str], *, wait: float = 0.0, **options: Any) -
         if store is not None:
             stack.enter_context(store)
         yield finding
-        driver = store.driver if store is not None else None
+        driver = of_medium(store.driver) if store is not None else None
         if finding.says.startswith(_ABSENT) and root is None:
             driver = _unopened(stack, parts, given)
         failed: set[str] = set()
