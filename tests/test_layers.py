@@ -20,7 +20,7 @@ ROWS = [
     ["holder"],
     ["tending"],
     ["granting"],
-    ["cache", "catalog", "lease", "quota"],
+    ["bundle", "cache", "catalog", "lease", "quota"],
     ["store"],
     ["opening"],
     ["__init__"],

@@ -10,7 +10,7 @@ import click
 
 import pkgstore
 from pkgstore import keys
-from pkgstore.cli import accounting, doctoring, files, serving, upkeep
+from pkgstore.cli import accounting, bundling, doctoring, files, serving, upkeep
 from pkgstore.cli.base import (
     Bytes,
     Group,
@@ -257,6 +257,7 @@ cli.add_command(upkeep.leftovers)
 cli.add_command(upkeep.probe)
 cli.add_command(upkeep.warm)
 cli.add_command(doctoring.doctor)
+cli.add_command(bundling.bundle)
 
 
 @cli.command(
