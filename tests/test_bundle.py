@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -222,30 +221,34 @@ def test_a_program_sees_one_version_to_its_end(store: Store, tmp_path: Path) -> 
     assert bundle.make(None, "app", ["1"]).ensure(dest, never) == directory == dest.resolve()
 
 
-def test_dest_is_there_at_every_moment(store: Store, tmp_path: Path) -> None:
+def test_dest_is_there_at_every_moment(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dest = tmp_path / "packages"
-    both = [store.bundle("app", [each]) for each in "12"]
-    for number, each in enumerate(both):
-        each.ensure(dest, lambda folder, number=number: fill(folder, seed=number))
-    over = threading.Event()
-    seen: list[object] = []
+    store.bundle("app", ["1"]).ensure(dest, fill)
+    seen: list[str] = []
 
     def look() -> None:
-        while not over.is_set():
-            try:
-                seen.append((dest / "package" / "__init__.py").read_text())
-            except OSError as exc:
-                seen.append(exc)
+        seen.append((dest / "package" / "__init__.py").read_text())
 
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    try:
-        for number in range(300):
-            both[number % 2].ensure(dest, never)
-    finally:
-        over.set()
-        watcher.join()
-    assert set(seen) == {"SEED = 0\n", "SEED = 1\n"}
+    for name in ("link", "mkdir", "rename", "replace", "rmdir", "symlink", "unlink"):
+        real = getattr(os, name)
+
+        def watched(*args: Any, real: Any = real, **how: Any) -> None:
+            look()
+            try:
+                real(*args, **how)
+            finally:
+                look()
+
+        monkeypatch.setattr(os, name, watched)
+    store.bundle("app", ["2"]).ensure(dest, lambda folder: fill(folder, seed=2))
+    assert set(seen) == {"SEED = 1\n", "SEED = 2\n"}
+    assert seen == sorted(seen)
+
+
+def test_what_is_in_place_is_not_waited_for(store: Store, tmp_path: Path) -> None:
+    directory = store.bundle("app").ensure(tmp_path / "packages", fill)
+    with places.Place(tmp_path / "packages").locked(places.Deadline(10, "")):
+        assert store.bundle("app", timeout=0).ensure(tmp_path / "packages", never) == directory
 
 
 def test_what_is_in_place_needs_no_store(store: Store, tmp_path: Path) -> None:
@@ -465,6 +468,12 @@ def test_what_is_too_large_is_used_and_not_published(
     store.bundle("app").ensure(tmp_path / "e", never)
 
 
+def test_what_is_too_large_is_not_fetched(store: Store, tmp_path: Path) -> None:
+    store.bundle("app").ensure(tmp_path / "a", fill)
+    with mock.patch.object(type(store), "open", side_effect=AssertionError):
+        store.bundle("app", max_archive_size=1000).ensure(tmp_path / "b", fill)
+
+
 def test_a_bomb_is_not_unpacked(store: Store, tmp_path: Path) -> None:
     def bomb(folder: Path) -> None:
         (folder / "bomb").touch()
@@ -594,14 +603,25 @@ def test_it_all_ends_at_its_timeout(store: Store, tmp_path: Path, monkeypatch: p
     held = places.Place(tmp_path / "b")
     with held.locked(places.Deadline(10, "")), pytest.raises(pkgstore.LockTimeout, match="takes longer than the 0 s"):
         store.bundle("app", timeout=0).ensure(tmp_path / "b", never)
-    # A slow publish, and a slow restore.
+    # A slow restore, and a slow publish.
     store.bundle("app").ensure(tmp_path / "c", fill)
-    for key in ("app", "slow"):
-        left = iter([60.0] * 3)
-        monkeypatch.setattr(places.Deadline, "left", property(lambda self, left=left: next(left, 0.0)))
-        with pytest.raises(pkgstore.Unavailable, match="was not there within"):
-            store.bundle(key).ensure(tmp_path / "d", fill)
-        monkeypatch.undo()
+    real = archives.pack
+
+    def pack(*args: Any) -> None:
+        real(*args)
+        over()
+
+    def over() -> None:
+        monkeypatch.setattr(places.Deadline, "left", 0.0)
+
+    monkeypatch.setattr(archives, "unpack", lambda *args: (over(), args[-1]()))
+    with pytest.raises(pkgstore.Unavailable, match="was not there within"):
+        store.bundle("app").ensure(tmp_path / "d", never)
+    monkeypatch.undo()
+    monkeypatch.setattr(archives, "pack", pack)
+    with pytest.raises(pkgstore.Unavailable, match="was not there within"):
+        store.bundle("slow").ensure(tmp_path / "e", fill)
+    assert [blob.key for blob in store.list()] == [store.bundle("app").key]
 
 
 def test_who_waits_for_another_host_waits_no_longer_than_that(store: Store, tmp_path: Path) -> None:
