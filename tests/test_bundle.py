@@ -322,6 +322,22 @@ def test_a_version_is_flushed_before_it_has_its_name(tmp_path: Path, monkeypatch
     assert calls == ["_sync", "rename", "sync_folder", "rename", "replace", "sync_folder"]  # the second removes a part
 
 
+def test_the_server_of_a_share_is_asked_before_anything_is_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(places, "ask_server", lambda fd: asked.append(os.readlink(f"/proc/self/fd/{fd}")))
+    looked = places.Place.has
+
+    def has(self: places.Place, version: str) -> bool:
+        assert asked == [str(tmp_path), self.folder]
+        return looked(self, version)
+
+    monkeypatch.setattr(places.Place, "has", has)
+    bundle.make(None, "app").ensure(tmp_path / "packages", fill)
+    assert asked
+
+
 def test_what_is_another_users_is_left_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dest = tmp_path / "packages"
     bundle.make(None, "app").ensure(dest, fill)

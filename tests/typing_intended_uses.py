@@ -41,6 +41,7 @@ with pkgstore.open("file:///srv/packages", readonly=True, timeout=5) as store:
     assert_type(store.usage(recount=True).available, int | None)
     assert_type(store.get_or_publish("a", lambda: b"1"), Blob)
     assert_type(store.warm(), int)
+    assert_type(store.bundle("app", ["1", b"2", Path("3")]).ensure("packages", Path.touch), Path)
 
 pkgstore.open("s3://bucket/pypi", cache="/var/cache/pkgstore", cache_size="20Gi", catalog="/var/cache/pkgstore.sqlite")
 

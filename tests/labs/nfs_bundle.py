@@ -31,7 +31,7 @@ open(f"{dest}/package/data", "wb").write(os.urandom(100_000))
 """
 
 
-def start(client: str, url: str, dest: str, notes: Path, *options: str) -> subprocess.Popen[bytes]:
+def start(client: str, url: str, dest: str, notes: Path) -> subprocess.Popen[bytes]:
     """Start to bring the bundle to ``dest``, as it is named below the mount of client a, on a client."""
     command = [
         sys.executable,
@@ -42,7 +42,6 @@ def start(client: str, url: str, dest: str, notes: Path, *options: str) -> subpr
         "app",
         "--dest",
         network.on(client, dest),
-        *options,
     ]
     if url:
         command += ["--store", network.on(client, url)]

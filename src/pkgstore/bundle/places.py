@@ -30,6 +30,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pkgstore.drivers import posix
+from pkgstore.drivers.nfs import ask_server
 from pkgstore.errors import LockTimeout, Misconfigured, Unavailable
 
 if TYPE_CHECKING:
@@ -123,11 +124,22 @@ class Place:
                 mode = os.stat(self._parent).st_mode
                 posix.share(self.folder, mode, folder=True)
                 posix.share(fd, mode, folder=False)
-            if self._lock(fd, deadline):
+            has_locks = self._lock(fd, deadline)
+            self._look_again()
+            if has_locks:
                 self._reap()
             yield
         finally:
             os.close(fd)
+
+    def _look_again(self) -> None:
+        """Have what another host has just brought here not be hidden by what this one remembers of a share."""
+        for folder in (self._parent, self.folder):
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                ask_server(fd)
+            finally:
+                os.close(fd)
 
     def _lock(self, fd: int, deadline: Deadline) -> bool:
         pause = _SHORTEST_PAUSE
