@@ -484,6 +484,14 @@ def test_what_is_too_large_is_used_and_not_published(
     store.bundle("app").ensure(tmp_path / "e", never)
 
 
+@pytest.mark.parametrize("said", [b"", b"much", b"9" * 100, b"1999"])
+def test_what_says_nothing_of_its_size_is_published(store: Store, tmp_path: Path, said: bytes) -> None:
+    wanted = store.bundle("app", max_archive_size="1Mi")
+    store.publish(f"{wanted.key}.too-large", said)
+    wanted.ensure(tmp_path / "packages", fill)
+    assert store.stat(wanted.key)
+
+
 def test_what_is_too_large_is_not_fetched(store: Store, tmp_path: Path) -> None:
     store.bundle("app").ensure(tmp_path / "a", fill)
     with mock.patch.object(type(store), "open", side_effect=AssertionError):
@@ -574,8 +582,9 @@ def test_a_build_that_fails_is_tried_again(store: Store, tmp_path: Path, retries
 
     def build(folder: Path) -> None:
         assert os.listdir(folder) == []
+        assert sorted(os.listdir(folder.parent)) == ["lock", folder.name]  # nothing is left of the last try
         folders.append(folder)
-        (folder / "half").touch()
+        (folder / "half").mkdir(0o500)
         raise ValueError("the index is away")
 
     with pytest.raises(ValueError, match="the index is away"):

@@ -301,7 +301,7 @@ def test_a_bomb_stops_at_the_limit(tmp_path: Path) -> None:
 
 
 def test_many_small_ones_stop_at_the_limit_too(tmp_path: Path) -> None:
-    data = zstd().compress(b"".join(entry(f"{number}") for number in range(3000)) + END)
+    data = zstd().compress(b"".join(entry(f"{number:05}") for number in range(3000)) + END)
     with pytest.raises(TooLarge):
         unpacked(data, tmp_path / "out", MiB)
     assert len(list((tmp_path / "out").iterdir())) <= MiB // 512

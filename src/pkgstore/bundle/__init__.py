@@ -23,7 +23,7 @@ from pkgstore.bundle import archives
 from pkgstore.bundle.archives import TooLarge
 from pkgstore.bundle.identity import Input, digest
 from pkgstore.bundle.interpreter import facts as facts_of_this_interpreter
-from pkgstore.bundle.places import Deadline, Place
+from pkgstore.bundle.places import Deadline, Place, remove_tree
 from pkgstore.errors import Corrupt, Misconfigured, NotFound, StoreError, Unavailable
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ TIMEOUT = 600.0
 LEASE = 30.0
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+_MOST_DIGITS = 20
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
 
@@ -173,7 +174,7 @@ class _Making:
         self._part = part
         self._build = build
         self._deadline = deadline
-        self._folders = 0
+        self._latest: str | None = None
         self._built: str | None = None
         self._failure: Exception | None = None
 
@@ -270,10 +271,12 @@ class _Making:
         return tree
 
     def _folder(self) -> str:
-        self._folders += 1
-        tree = os.path.join(self._part, f"tree-{self._folders}")
-        os.mkdir(tree)
-        return tree
+        """Return a new folder. The one before goes, unless it is what was built."""
+        if self._latest not in (None, self._built):
+            remove_tree(self._latest)
+        self._latest = os.path.join(self._part, f"tree-{os.urandom(8).hex()}")
+        os.mkdir(self._latest)
+        return self._latest
 
     # A bundle that is too large has no archive, and those who wait for one would build it one after the other. Where
     # this is known, they build at once.
@@ -284,6 +287,8 @@ class _Making:
 
     def _is_known_to_be_too_large(self, store: Shelf) -> bool:
         try:
+            if store.stat(self._too_large_key).size > _MOST_DIGITS:
+                return False
             text = store.read(self._too_large_key)
         except NotFound:
             return False

@@ -244,13 +244,18 @@ def _is_held(part: str) -> bool:
         os.close(fd)
 
 
+def remove_tree(tree: str) -> None:
+    """Remove a folder and all that is in it, also what a build made read-only. Raises OSError."""
+    for folder, _, _ in os.walk(tree):
+        os.chmod(folder, 0o700)
+    shutil.rmtree(tree)
+
+
 def _remove(part: str) -> None:
     gone = f"{part.removesuffix(_PART).removesuffix('.gone')}.gone{_PART}"
     try:
         os.rename(part, gone)
-        for folder, _, _ in os.walk(gone):
-            os.chmod(folder, 0o700)  # what a build made read-only could not be removed
-        shutil.rmtree(gone)
+        remove_tree(gone)
     except FileNotFoundError:
         return
     except OSError as exc:
