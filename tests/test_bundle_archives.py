@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import shutil
 import sys
 import tarfile
 from typing import TYPE_CHECKING, Any
@@ -325,6 +326,56 @@ def test_what_is_cut_short_or_has_a_bit_changed_is_never_taken_for_another(tree:
         bit = 1 << chance.randrange(8)
         data = whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :]
         assert outcome(data, f"bit-{place}-{chance.random()}") in (None, expected), f"bit {bit} of byte {place}"
+
+
+FIELDS = [(0, 100), (100, 8), (124, 12), (136, 12), (156, 1), (157, 100), (257, 8), (345, 155)]
+NAMES = [b"..", b"../x", b"/etc/x", b"a/../..", b".", b"", b"\xff\xfe", b"a\0b", b"a//b", b"a/x/y"]
+
+
+def spoilt(chance: random.Random, whole: bytes) -> bytes:
+    """Return an archive of which headers were changed, with sums that are right again; some are damaged otherwise."""
+    data = bytearray(whole)
+    for _ in range(chance.randrange(1, 4)):
+        at = 512 * chance.randrange(len(data) // 512)
+        kind = chance.randrange(4)
+        offset, size = chance.choice(FIELDS)
+        if kind == 0:
+            data[at + offset : at + offset + size] = chance.randbytes(size)
+        elif kind == 1:
+            data[at + chance.randrange(512)] = chance.randrange(256)
+        elif kind == 2:
+            offset = chance.choice([0, 157])
+            data[at + offset : at + offset + 100] = chance.choice(NAMES).ljust(100, b"\0")
+        else:
+            data[at + 156] = chance.choice(b"0123456789LKSxgN\0V")
+        data[at + 148 : at + 156] = b"%06o\0 " % (256 + sum(data[at : at + 148]) + sum(data[at + 156 : at + 512]))
+    if chance.random() < 0.1:
+        del data[chance.randrange(len(data)) :]
+    packed = bytearray(zstd().compress(bytes(data)))
+    if chance.random() < 0.1:
+        packed[chance.randrange(len(packed))] ^= 1 << chance.randrange(8)
+    return bytes(packed)
+
+
+def test_whatever_is_in_it_nothing_gets_outside(tmp_path: Path) -> None:
+    print(f"PKGSTORE_SEED={SEED}")
+    chance = random.Random(SEED)
+    whole = folder("a") + entry("a/x", data=b"x" * 700) + link("a/z", "../b") + entry("b" * 150, data=b"y")
+    whole += folder("c") + entry("c/run", data=b"1", mode=0o755) + END
+    outcomes = set()
+    for number in range(int(os.environ.get("PKGSTORE_INPUTS", "1500"))):
+        inside = tmp_path / "deep" / "in"
+        inside.mkdir(parents=True)
+        try:
+            unpack(io.BytesIO(spoilt(chance, whole)), str(inside), 4 * MiB, no_tick)
+            outcomes.add("taken")
+        except (Corrupt, TooLarge) as exc:
+            outcomes.add(type(exc).__name__)
+        assert (os.listdir(tmp_path), os.listdir(tmp_path / "deep")) == (["deep"], ["in"]), number
+        for path in inside.rglob("*"):
+            assert not path.is_symlink() or path.resolve().is_relative_to(inside), (number, path)
+        shutil.rmtree(tmp_path / "deep")
+    assert {"taken", "Corrupt"} <= outcomes
 
 
 def test_what_this_host_cannot_hold_is_no_fault_of_the_archive(tree: Path, tmp_path: Path) -> None:
