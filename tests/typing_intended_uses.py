@@ -46,6 +46,7 @@ with pkgstore.open("file:///srv/packages", readonly=True, timeout=5) as store:
     assert_type(store.usage(recount=True).available, int | None)
     assert_type(store.get_or_publish("a", lambda: b"1"), Blob)
     assert_type(store.warm(), int)
+    assert_type(store.bundle("app", ["1", b"2", Path("3")]).ensure("packages", Path.touch), Path)
 
 with pkgstore.open("packages") as store, pkgstore.open("backups") as backups:
     assert_type(archive.export(store, Path("full.tar.zst"), sign_key="key.pem"), archive.Exported)

@@ -21,11 +21,13 @@ from pkgstore.quota import Quota
 from pkgstore.reading import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pkgstore.accounts import Usage
     from pkgstore.bodies import BodyLike
+    from pkgstore.bundle import Bundle
+    from pkgstore.bundle.identity import Input
     from pkgstore.cache.folder import Cache
     from pkgstore.calls import Calls
     from pkgstore.catalog import Catalog
@@ -232,6 +234,31 @@ class Store:
                 return self._seen(self._calls.call("stat", key, lambda: self.driver.stat(path)))
             except NotFound:
                 return None
+
+    def bundle(
+        self,
+        name: str,
+        inputs: Iterable[Input] = (),
+        *,
+        max_archive_size: int | str = "1Gi",
+        retries: int = 3,
+        timeout: float = 600.0,
+        lease: float = 30.0,
+    ) -> Bundle:
+        """Return a bundle: a directory that is built once, kept here as an archive, and put in place by `ensure`.
+
+        ``inputs`` are all that decides what is in it: strings, bytes, and paths, which stand for the contents of
+        files. Its key is made of ``name``, these, and the version and platform of this Python interpreter.
+
+        ``max_archive_size`` is how many bytes it may have, packed and unpacked, such as ``1Gi``; ``retries`` how often
+        a failure is followed by another try, ``timeout`` for how many seconds all of that may take, and ``lease`` as
+        in `get_or_publish`. Raises `Misconfigured`.
+        """
+        from pkgstore.bundle import make
+
+        return make(
+            self, name, inputs, max_archive_size=max_archive_size, retries=retries, timeout=timeout, lease=lease
+        )
 
     @cached_property
     def _leases(self) -> Leases:

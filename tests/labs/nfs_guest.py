@@ -30,7 +30,9 @@ def main(version: str, *arguments: str) -> None:
         "-o",
         "timeout=900",
     ]
-    suite = [f"{project}/tests/labs/nfs_{part}.py" for part in ("sight", "trouble", "suite", "doctors", "quota")]
+    suite = [
+        f"{project}/tests/labs/nfs_{part}.py" for part in ("sight", "trouble", "suite", "doctors", "quota", "bundle")
+    ]
     shown = ["-v", "-s", "--durations=12", "--color=no", "--basetemp=/mnt/tmp/pytest", "-p", "tests.labs.nfs_fixtures"]
     status = pytest.main([*plain, *shown, *suite, *arguments])
     print(f"ENDED {int(status)}", flush=True)

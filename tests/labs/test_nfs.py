@@ -1,9 +1,9 @@
 """Two kernels' worth of NFS: a server and two clients of it, in a machine of their own, for each version.
 
-What runs there is in `nfs_sight`, `nfs_trouble`, `nfs_suite`, `nfs_doctors` and `nfs_quota`. The conformance kit runs
-on 4.2, but for three slow tests; on 4.1 and 3, where digests lie beside the blobs, a part of it does. With
-PKGSTORE_LABS set to ``full``, all of it runs on all, and the races are larger. PKGSTORE_SEED repeats the choices of
-chance of a race.
+What runs there is in `nfs_sight`, `nfs_trouble`, `nfs_suite`, `nfs_doctors`, `nfs_quota` and `nfs_bundle`. The
+conformance kit runs on 4.2, but for three slow tests; on 4.1 and 3, where digests lie beside the blobs, a part of it
+does. With PKGSTORE_LABS set to ``full``, all of it runs on all, and the races are larger. PKGSTORE_SEED repeats the
+choices of chance of a race.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FULL = os.environ.get("PKGSTORE_LABS") == "full"
 WITHIN = 3600.0 if FULL else 900.0
 OF_THE_KIT = "racing_processes or killed_at_any or what_the_dead or live_writer or token or put_returns"
-SOME = f"sight or trouble or doctors or quota or {OF_THE_KIT}"
+SOME = f"sight or trouble or doctors or quota or bundle or {OF_THE_KIT}"
 VERSIONS = {"4.2": "", "3": "", "4.1": ""} if FULL else {"4.2": "not odd_key and not one_page", "3": SOME, "4.1": SOME}
 SHOWN = ("RACE", "RESTARTS", "NFS", "FAILED", "ERROR")
 

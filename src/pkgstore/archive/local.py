@@ -1,28 +1,15 @@
-"""What archives need of this host: files of keys, temporary files, and the packages of the extra ``archive``."""
+"""What archives need of this host: files of keys, and temporary files."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
-from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+from typing import BinaryIO, Protocol, cast
 
 from pkgstore.errors import Misconfigured
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 _LARGEST_KEY_FILE = 1 << 14
 _SPOOL_IN_MEMORY = 1 << 20
-
-
-@contextlib.contextmanager
-def needed(what: str) -> Iterator[None]:
-    """Say of a package that is not there which extra has it. Raises `Misconfigured`."""
-    try:
-        yield
-    except ModuleNotFoundError as exc:
-        raise Misconfigured(f"{what} needs {exc.name}: pip install 'pkgstore[archive]'") from exc
 
 
 def read_small(path: str | os.PathLike[str]) -> bytes:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import zlib
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from pkgstore.archive.local import needed
 from pkgstore.errors import Corrupt, Misconfigured
+from pkgstore.extras import zstd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -162,19 +161,10 @@ class _Gunzip:
         return self._inner.unused_data
 
 
-def _zstd() -> Any:
-    with needed("zstd"):
-        if sys.version_info >= (3, 14):
-            from compression import zstd
-        else:
-            from backports import zstd
-    return zstd
-
-
 def _zstd_encoder() -> _Encoder:
-    zstd = _zstd()
-    name = zstd.CompressionParameter
-    encoder: _Encoder = zstd.ZstdCompressor(
+    module = zstd()
+    name = module.CompressionParameter
+    encoder: _Encoder = module.ZstdCompressor(
         options={
             name.compression_level: _LEVEL,
             name.checksum_flag: 1,
@@ -186,11 +176,11 @@ def _zstd_encoder() -> _Encoder:
 
 
 def _zstd_decoder() -> _Decoder:
-    zstd = _zstd()
-    decoder: _Decoder = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG})
+    module = zstd()
+    decoder: _Decoder = module.ZstdDecompressor(options={module.DecompressionParameter.window_log_max: _WINDOW_LOG})
     return decoder
 
 
 def _errors(name: str) -> type[Exception]:
-    error: type[Exception] = zlib.error if name == "gzip" else _zstd().ZstdError
+    error: type[Exception] = zlib.error if name == "gzip" else zstd().ZstdError
     return error

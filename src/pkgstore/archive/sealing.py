@@ -14,8 +14,9 @@ import hmac
 import os
 from typing import TYPE_CHECKING
 
-from pkgstore.archive.local import needed, read_small
+from pkgstore.archive.local import read_small
 from pkgstore.errors import Corrupt, Denied, Misconfigured
+from pkgstore.extras import needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -100,7 +101,7 @@ def unsealed(read: Callable[[int], bytes], key: bytes) -> Iterator[bytes]:
 
 
 def _cipher(key: bytes, head: bytes) -> AESGCM:
-    with needed("encryption"):
+    with needed("encryption", "archive"):
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF

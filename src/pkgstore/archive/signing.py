@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from pkgstore.archive.local import needed, read_small
+from pkgstore.archive.local import read_small
 from pkgstore.errors import Misconfigured
+from pkgstore.extras import needed
 
 if TYPE_CHECKING:
     import os
@@ -30,7 +31,7 @@ class Checker(Protocol):
 
 def signer(path: str | os.PathLike[str]) -> Signer:
     """Return who signs with the private key in a PEM file. Raises `Misconfigured`."""
-    with needed("signing"):
+    with needed("signing", "archive"):
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -51,7 +52,7 @@ def signer(path: str | os.PathLike[str]) -> Signer:
 
 def checker(path: str | os.PathLike[str]) -> Checker:
     """Return who trusts the public key in a PEM file. Raises `Misconfigured`."""
-    with needed("checking a signature"):
+    with needed("checking a signature", "archive"):
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
         from cryptography.hazmat.primitives.serialization import load_pem_public_key

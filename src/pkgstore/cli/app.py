@@ -10,7 +10,18 @@ import click
 
 import pkgstore
 from pkgstore import keys, outfile
-from pkgstore.cli import accounting, archiving, doctoring, files, keyring, pruning, serving, transferring, upkeep
+from pkgstore.cli import (
+    accounting,
+    archiving,
+    bundling,
+    doctoring,
+    files,
+    keyring,
+    pruning,
+    serving,
+    transferring,
+    upkeep,
+)
 from pkgstore.cli.base import (
     Bytes,
     Group,
@@ -266,6 +277,7 @@ cli.add_command(doctoring.doctor)
 cli.add_command(transferring.mirror)
 cli.add_command(transferring.verify)
 cli.add_command(keyring.keys)
+cli.add_command(bundling.bundle)
 
 
 @cli.command(

@@ -90,17 +90,21 @@ def _leave(code: int) -> NoReturn:
     raise click.exceptions.Exit(code) from None
 
 
-def on_a_store(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the argument URL and the option -o, as ``url`` and ``options``."""
-    option = click.option(
+def options_option(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the option -o, as ``options``."""
+    return click.option(
         "-o",
         "options",
         metavar="NAME=VALUE",
         multiple=True,
         callback=_parsed,
         help="An option of the store, such as timeout=5; may be given several times.",
-    )
-    return click.argument("url")(option(function))
+    )(function)
+
+
+def on_a_store(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the argument URL and the option -o, as ``url`` and ``options``."""
+    return click.argument("url")(options_option(function))
 
 
 def json_option(shows: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
