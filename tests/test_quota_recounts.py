@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 
 import pkgstore
-from pkgstore import QuotaExceeded, Unavailable
+from pkgstore import QuotaExceeded, Unavailable, tending
 from pkgstore.accounts import Amounts, Short
 from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, Outage, with_driver
 from pkgstore.testing.processes import until
 from pkgstore.testing.sources import Once
-from tests.quotas import SHORT, Hooked, assert_exact, hooked, quick, store, url, visible
+from tests.quotas import SHORT, Hooked, assert_exact, document, hooked, quick, store, url, visible
 from tests.told import Told
 
 if TYPE_CHECKING:
@@ -31,16 +33,32 @@ LONG = 3 * SHORT
 class Slow(Hooked):
     """A driver whose list of all blobs takes longer than a lease before its first name, each time that it is asked."""
 
-    is_failing = False
+    fails: type[BaseException] | None = None
     counts = 0
 
     def scan(self, prefix: str) -> Iterator[Blob]:
+        found = list(super().scan(prefix))
         if not prefix:
             self.counts += 1
-            if self.is_failing:
-                raise Outage
+            if self.fails:
+                raise self.fails
             time.sleep(LONG)
-        yield from super().scan(prefix)
+        yield from found
+
+
+def asleep(store: Store, seconds: float) -> threading.Thread:
+    """Have a process do nothing at all in its quota for so long; return what ends with that."""
+
+    def hold() -> None:
+        with store._quota._changed:
+            begun.set()
+            time.sleep(seconds)
+
+    begun = threading.Event()
+    thread = threading.Thread(target=hold)
+    thread.start()
+    begun.wait(60)
+    return thread
 
 
 @pytest.mark.parametrize("by_itself", [True, False], ids=["by itself", "when asked"])
@@ -134,7 +152,8 @@ def test_a_close_ends_a_wait_for_a_count_of_another(url: str, store: Store) -> N
         counter._quota.close()
 
 
-def test_a_recount_that_fails_is_done_later(url: str, store: Store) -> None:
+@pytest.mark.parametrize("fails", [Outage, KeyboardInterrupt])
+def test_a_recount_that_fails_is_done_later(url: str, store: Store, fails: type[BaseException]) -> None:
     """One that slept while its blob became visible has to count, and cannot at first."""
     with pkgstore.open(url) as below:
         driver = Slow(below)
@@ -143,15 +162,97 @@ def test_a_recount_that_fails_is_done_later(url: str, store: Store) -> None:
         def sleep() -> None:
             with other._quota._changed:
                 store.usage(recount=True)
-            driver.is_failing = True
+            driver.fails = fails
 
         driver.after = Once(sleep)
-        other.publish("a", bytes(600))
+        with contextlib.suppress(KeyboardInterrupt):
+            other.publish("a", bytes(600))
         assert driver.counts >= 1
-        driver.is_failing = False
+        driver.fails = None
         until(lambda: store.usage().bytes == 600, "that it is counted")
         assert_exact(store)
         other._quota.close()
+
+
+def test_a_count_in_which_somebody_wakes_is_made_again(url: str, store: Store) -> None:
+    """Its result is void; and who has made it neither waits for itself nor holds up anybody."""
+    with hooked(url) as (sleeper, driver), pkgstore.open(url) as below, ThreadPoolExecutor(4) as pool:
+        slow = Slow(below)
+        counter = with_driver(below, slow)
+        counter.publish("first", b"1")
+        go, reached = threading.Event(), threading.Event()
+        driver.before = lambda: (reached.set(), go.wait(60))
+        published = pool.submit(sleeper.publish, "a", bytes(100))
+        reached.wait(60)
+        sleep = asleep(sleeper, 2 * SHORT)
+        count = pool.submit(counter.usage, recount=True)
+        until(lambda: slow.counts > 0, "that the count has begun")
+        sleep.join()
+        go.set()
+        count.result(60)
+        published.result(60)
+        counter.publish("more", b"1")
+        assert_exact(store)
+        counter._quota.close()
+
+
+def test_a_count_from_before_a_sleep_is_void(url: str, store: Store) -> None:
+    """Also where another thread of the one who slept counts by then, under its new name."""
+    with pkgstore.open(url) as below, ThreadPoolExecutor(4) as pool:
+        slow = Slow(below)
+        sleeper = with_driver(below, slow)
+        sleeper.publish("first", b"1")
+        counts = [pool.submit(sleeper.usage, recount=True) for _ in range(2)]
+        until(lambda: slow.counts > 0, "that the first count has begun")
+        sleep = asleep(sleeper, 2 * SHORT)
+        store.usage(recount=True)
+        store.publish("a", bytes(800))
+        sleep.join()
+        with pytest.raises(QuotaExceeded):
+            store.publish("b", bytes(800))
+        for each in counts:
+            each.result(60)
+        with pytest.raises(QuotaExceeded):
+            store.publish("c", bytes(800))
+        assert_exact(store)
+        sleeper._quota.close()
+
+
+def test_who_is_interrupted_goes_on_holding_still(url: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tending, "_IDLE", 60)
+    with pkgstore.open(url) as below, pkgstore.open(url) as other, ThreadPoolExecutor(2) as pool:
+        counter = with_driver(below, Slow(below))
+        other.publish("first", bytes(100))
+        count = pool.submit(counter.usage, recount=True)
+        until(lambda: other._quota._told == counter._quota._holder, "that it holds still")
+
+        def interrupted(seconds: float) -> None:
+            raise KeyboardInterrupt
+
+        with other._quota._changed, patch.object(other._quota, "_pause", interrupted):
+            with pytest.raises(KeyboardInterrupt):
+                other.usage(recount=True)
+            assert other._quota._parked == counter._quota._holder
+        monkeypatch.setattr(tending, "_IDLE", 0.1)
+        count.result(60)
+        assert_exact(store)
+        counter._quota.close()
+
+
+def test_who_closes_while_others_count_is_gone(url: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tending, "_IDLE", 60)
+    with pkgstore.open(url) as below, ThreadPoolExecutor(2) as pool:
+        counter = with_driver(below, Slow(below))
+        with pkgstore.open(url) as other:
+            other.publish("first", bytes(100))
+            count = pool.submit(counter.usage, recount=True)
+            until(lambda: other._quota._told == counter._quota._holder, "that it holds still")
+            name = other._quota._holder
+        assert name not in document(store)["holders"]
+        monkeypatch.setattr(tending, "_IDLE", 0.1)
+        count.result(60)
+        assert_exact(store)
+        counter._quota.close()
 
 
 def test_a_publisher_that_has_to_draw_again_does_not_wait_for_a_count_that_waits_for_it(url: str, store: Store) -> None:

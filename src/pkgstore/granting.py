@@ -50,7 +50,11 @@ class Grant:
         self.held = Amounts()
         self.blobs = 1
         self.scopes: list[str] = []
-        self.is_committing = False
+
+    @property
+    def is_committing(self) -> bool:
+        """Whether a count waits for it: what it changes may be visible, or may become so."""
+        return self._granting.is_committing(self)
 
     def reading(self, count: int) -> None:
         """Have as many bytes granted as have been read, or will be. Raises `QuotaExceeded`."""
@@ -115,8 +119,7 @@ class Granting(Tending):
                     break
             if grant.epoch != self._epoch:
                 grant.held, grant.epoch = Amounts(), self._epoch
-            self._committing += not grant.is_committing
-            grant.is_committing = True
+            self._committing.add(grant)
 
     def _is_granted(self, grant: Grant, size: int) -> bool:
         return (
@@ -156,9 +159,12 @@ class Granting(Tending):
 
     def _withdraw(self, grant: Grant) -> None:
         """Have a count wait for a change no longer."""
-        self._committing -= grant.is_committing
-        grant.is_committing = False
+        self._committing.discard(grant)
         self._changed.notify_all()
+
+    def is_committing(self, grant: Grant) -> bool:
+        """Say whether a change may be visible, or may become so; one of the process before a fork is not this one's."""
+        return grant in self._committing
 
     def _is_still_mine(self, asked: float) -> bool:
         """Say whether nobody can have taken this process for dead, and have counted what it just entered."""
@@ -302,8 +308,11 @@ class Granting(Tending):
     def _recount_or_tell(self) -> None:
         try:
             self.recount()
-        except StoreError as exc:
-            _log.warning("the quota of %s is exact only after a recount, still to come: %s", self._calls.where, exc)
+        except BaseException as exc:
             with self._entered():
                 self._doubted = clock()
                 self._start_tending()
+            if not isinstance(exc, StoreError) and not self._closed:
+                raise
+            until = "usage --recount" if self._closed else "the recount that is still to come"
+            _log.warning("the quota of %s is not exact until %s: %s", self._calls.where, until, exc)

@@ -88,7 +88,7 @@ class Holder:
         self._silent: set[str] = set()
         self._is_held_up = False
         self._busy: set[str] = set()
-        self._committing = 0
+        self._committing: set[object] = set()
         self._failure = ""
         self._failed = -math.inf
         self._forget()

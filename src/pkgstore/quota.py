@@ -163,6 +163,7 @@ class Quota(Granting):
         """Give back what is in hand. What cannot be given back stays counted until the blobs are counted again."""
         with self._entered():
             self._closed = True
+            self._parked = self._told = ""
             self._spare = Amounts()
             self._changed.notify_all()
             try:

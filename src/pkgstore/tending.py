@@ -46,29 +46,25 @@ class Tending(Holder):
         """
         with self._entered():
             deadline = clock() + self._calls.timeout + 2 * accounts.LEASE
-            try:
-                while True:
-                    while self._parked:
-                        self._wait(math.inf)
-                    if self._has_counted(deadline) or (if_silent and not self._silent):
-                        break
-                    if clock() > deadline:
-                        raise self._held_up()
-            finally:
-                self._parked = self._told = ""
-                self._changed.notify_all()
+            while True:
+                while self._parked and self._parked not in self._silent:
+                    self._stand_by(math.inf)
+                if self._is_counted(deadline) or (if_silent and not self._silent):
+                    break
+                if clock() > deadline and not self._is_held_up:
+                    raise self._held_up()
 
     def _wait(self, deadline: float) -> None:
-        """Wait a moment for others; count the blobs when they are silent. One that counts is waited for to its end."""
+        """Wait a moment for others; count the blobs when they are silent."""
+        self._stand_by(deadline)
+        if self._silent and (not self._parked or self._parked in self._silent):
+            self.recount(if_silent=True)
+
+    def _stand_by(self, deadline: float) -> None:
+        """Wait a moment for others. One that counts is waited for to its end."""
         if clock() > deadline and not self._is_held_up and self._parked in ("", self._holder):
             raise self._held_up()
         self._pause(random.uniform(TICK / 4, TICK))
-        if self._silent and self._parked != self._holder:
-            if self._parked in self._silent:
-                self._parked = ""
-            if not self._parked:
-                self._silent = set()
-                self.recount(if_silent=True)
 
     def _pause(self, seconds: float) -> None:
         """Let other threads in, for so long or until something has changed. The one that tends does so meanwhile."""
@@ -96,28 +92,36 @@ class Tending(Holder):
 
     # -- counting -----------------------------------------------------------------------------------------------------
 
-    def _has_counted(self, deadline: float) -> bool:
+    def _is_counted(self, deadline: float) -> bool:
         """Count; False when somebody did not hold still."""
-        self._parked = self._told = self._holder
+        self._parked = mine = self._holder
+        try:
+            if self._has_counted(mine, deadline):
+                return True
+        finally:
+            if self._parked == mine:  # else it was taken for dead, and another thread may count by now
+                self._parked = self._told if self._told != mine else ""  # as the ledger says for whom it holds still
+            self._changed.notify_all()
+        if self._holder == mine and not self._parked:
+            self._watch_others()  # to hold still for who counts
+            self._stand_by(deadline)
+        return False
+
+    def _has_counted(self, mine: str, deadline: float) -> bool:
+        """Count as the holder ``mine``, and enter the result: for another, or one of a new name, it means nothing."""
         while self._committing:
-            self._wait(deadline)
-        if self._parked != self._holder:  # it was taken for dead meanwhile
+            self._stand_by(deadline)
+        if self._holder != mine:
             return False
         try:
             document = self._exchange(keep=True, also=self._mark)
-        except Held:
-            self._parked = self._told = ""
-            self._watch_others()  # to hold still for who counts
-            self._wait(deadline)
-            return False
-        except Gone:
+        except (Gone, Held):
             return False
         doubtful, doubted = self._doubtful, self._doubted
         try:
-            still = self._still(document, deadline)
+            still = self._still(document, mine, deadline)
             is_decided = doubted is None or clock() - doubted >= accounts.LEASE
-            scopes = list(document["scopes"])
-            totals = self._counted(scopes)
+            totals = self._counted(list(document["scopes"]), mine)
             if is_decided:
                 self._doubtful, self._doubted = Amounts(), None
             self._exchange(keep=True, also=lambda document: self._enter_totals(document, totals, still))
@@ -141,7 +145,7 @@ class Tending(Holder):
             if name != self._holder:
                 each["parked"] = ""  # which may have been for an earlier recount
 
-    def _still(self, document: dict[str, Any], deadline: float) -> dict[str, str]:
+    def _still(self, document: dict[str, Any], mine: str, deadline: float) -> dict[str, str]:
         """Wait until all others hold still, or are silent; return their beats, for those that are silent."""
         while True:
             others = self._look_at_others(document)
@@ -155,9 +159,11 @@ class Tending(Holder):
                     " again when there is less to do"
                 )
             self._pause(TICK)
+            if self._holder != mine:
+                raise Gone
             document = self._ledger.read().document
 
-    def _counted(self, scopes: list[str]) -> Amounts:
+    def _counted(self, scopes: list[str], mine: str) -> Amounts:
         """Count in a thread of its own, so that the one that tends can go on, however long a listing takes."""
         count = _Count(self._calls, scopes, self._changed)
         try:
@@ -169,6 +175,8 @@ class Tending(Holder):
                 self._pause(TICK)
                 if count.error is not None:
                     raise count.error
+                if self._holder != mine:
+                    raise Gone
         finally:
             count.is_dropped = True
         return count.totals
@@ -178,7 +186,9 @@ class Tending(Holder):
         if document.get("recount") != self._holder:
             raise Held
         for name, each in holders.items():
-            if name != self._holder and each["parked"] != self._holder and silent.get(name) != each["beat"]:
+            # One that was silent may have woken, made its blob visible behind the listing, and hold still only since.
+            is_still = silent[name] == each["beat"] if name in silent else each["parked"] == self._holder
+            if name != self._holder and not is_still:
                 raise Held
         for name in silent:
             if name in holders and holders[name]["beat"] == silent[name]:
@@ -264,13 +274,13 @@ class _Count(threading.Thread):
         self._scopes = scopes
         self._changed = changed
         self.totals: Amounts | None = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.is_dropped = False
 
     def run(self) -> None:
         try:
             self.totals = accounts.count(self._blobs(), self._scopes)
-        except Exception as exc:  # noqa: BLE001 - raised by whoever waits
+        except BaseException as exc:  # noqa: BLE001 - raised by whoever waits
             self.error = exc
         with self._changed:
             self._changed.notify_all()
