@@ -508,8 +508,8 @@ def publish_when_told(talk: Talk, url: str, key: str, where: str, size: int) -> 
         elif where == "counting":
             counted = store._quota._counted
 
-            def pausing(scopes: list[str]) -> Amounts:
-                found = counted(scopes)
+            def pausing(scopes: list[str], mine: str) -> Amounts:
+                found = counted(scopes, mine)
                 pause()
                 return found
 
@@ -873,7 +873,7 @@ def no_gate_while_all_is_counted(patch: pytest.MonkeyPatch) -> None:
 def deletes_are_not_claimed(patch: pytest.MonkeyPatch) -> None:
     init = Grant.__init__
     patch.setattr(Quota, "_claim", lambda self, path: contextlib.nullcontext())
-    patch.setattr(Grant, "__init__", lambda self, quota, path, key, claims=False: init(self, quota, path, key))
+    patch.setattr(Grant, "__init__", lambda self, quota, path, key, **what: init(self, quota, path, key))
 
 
 MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[[str], None]]] = [
