@@ -479,6 +479,85 @@ def test_a_flipped_bit_is_seen_or_does_no_harm(tmp_path: Path) -> None:
     assert harmless
 
 
+def record(name: str, value: str) -> bytes:
+    """Return one record of an extended header."""
+    text = f" {name}={value}\n".encode()
+    return next(
+        b"%d%b" % (size, text) for size in range(len(text), len(text) + 9) if len(b"%d%b" % (size, text)) == size
+    )
+
+
+def spliced(data: bytes, before: int, more: bytes) -> bytes:
+    """Return an archive with more blocks before the extended header of a member."""
+    at = [start for start in range(0, len(data), 512) if data[start : start + 13] == b"././@PaxHeade"][before]
+    return data[:at] + more + data[at:]
+
+
+SPLICED = {
+    "a name for all": extended(b"g", record("path", "evil")),
+    "a size for all": extended(b"g", record("size", "0")),
+    "a name before": extended(b"x", record("path", "evil")),
+    "a long name": extended(b"L", b"evil\0"),
+    "a long link": extended(b"K", b"evil\0"),
+    "an attribute": extended(b"x", record("SCHILY.xattr.user.x", "1")),
+    "nothing much": extended(b"g", b""),
+}
+
+
+@pytest.mark.parametrize("what", SPLICED)
+def test_a_signed_archive_has_the_headers_that_were_written(store: Store, tmp_path: Path, what: str) -> None:
+    """Others would have tar unpack something else, and the signature is of the manifest only."""
+    folder = tmp_path / "place" / "store" / ".pkgstore"
+    private, public = signing_keys(folder)
+    with pkgstore.open(f"memory://{uuid.uuid4()}") as made:
+        fill(made, bodies(count=6))
+        data = exported(made, sign_key=private)
+    assert archive.verify(io.BytesIO(data), verify_key=public).signature == "good"
+    count = data.count(b"././@PaxHeader")
+    assert count == 10
+    for before in range(count):
+        spoilt = spliced(data, before, SPLICED[what])
+        renamed = before == 0 and what in ("a name before", "a long name")  # without its head, it is somebody else's
+        with pytest.raises(
+            pkgstore.Denied if renamed else pkgstore.Corrupt, match="not (as pkgstore writes it|signed)"
+        ):
+            restored(spoilt, store, verify_key=public)
+        if not renamed:
+            with pytest.raises(pkgstore.Corrupt, match="not as pkgstore writes it"):
+                archive.verify(io.BytesIO(spoilt))
+
+
+def test_no_byte_of_a_header_may_differ(tmp_path: Path) -> None:
+    """Not those that the checksum covers, either, if it is made right again: modes, owners, times."""
+    private, public = signing_keys(tmp_path)
+    with pkgstore.open(f"memory://{uuid.uuid4()}") as whole:
+        fill(whole, {"a": b"a" * 512, "d" * 120: b""})
+        data = exported(whole, sign_key=private)
+    headers, at = [], 0
+    while data[at : at + 512] != bytes(512):
+        length = (int(data[at + 124 : at + 135], 8) + 511) // 512 * 512
+        headers += [(start, at) for start in range(at, at + 512 + (length if data[at + 156 : at + 157] == b"x" else 0))]
+        at += 512 + length
+    assert len(headers) > 8 * 512
+    for place, block in headers:
+        spoilt = bytearray(data)
+        spoilt[place] ^= 1 << place % 7
+        for mended in (False, True):
+            if mended and not block + 148 <= place < block + 156:
+                checksummed(spoilt, block)
+            with pytest.raises((pkgstore.Corrupt, pkgstore.Denied)):
+                archive.verify(io.BytesIO(spoilt), verify_key=public)
+                pytest.fail(f"byte {place}, in the header at {block}")
+
+
+def test_headers_are_the_same_in_every_python() -> None:
+    """Archives of one are read by another, and compared with what it would write."""
+    line = "- " + manifest.Entry("k", 1, {"sha256": "0" * 64}).line().decode()
+    names = [("a", 1), ("d" * 90 + "/" + "f" * 90, 512), ("münchen/größe 1.0.tar.gz", 0), ("large", 9 << 30)]
+    found = hashlib.sha256(b"".join(header(name, size, line) for name, size in names)).hexdigest()
+    assert found == "ae9ebef8634d8b0783b1707d3bb6dbb9fc936dafee311a652ecec137cc3dc130"
+
+
 # -- fuzzing -----------------------------------------------------------------------------------------------------------
 
 

@@ -86,7 +86,8 @@ class _Checker:
         from cryptography.exceptions import InvalidSignature
 
         try:
-            self._key.verify(bytes.fromhex(signature), _CONTEXT + digest.encode())  # type: ignore[attr-defined]
+            data = bytes.fromhex(signature)
+            self._key.verify(data, _CONTEXT + digest.encode())  # type: ignore[attr-defined]
         except (InvalidSignature, ValueError):
             return False
-        return True
+        return data.hex() == signature

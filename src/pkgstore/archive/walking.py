@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, Self
 from pkgstore import keys
 from pkgstore.archive import manifest, packing, sealing
 from pkgstore.archive.local import Rewound, exactly, spool
-from pkgstore.archive.tarring import Members
+from pkgstore.archive.tarring import Members, header
 from pkgstore.errors import Corrupt, Denied, InvalidKey, Misconfigured
 from pkgstore.hashing import Hasher
 
@@ -143,7 +143,13 @@ class Walk:
 
     # -- our own ------------------------------------------------------------------------------------------------------
 
+    def _check_header(self, member: Member) -> None:
+        """Refuse what the exporter would not have written: the signature is of the manifest, and tar heeds more."""
+        if member.name is None or member.header != header(member.name, member.size, member.comment):
+            self._fail(f"the header of {keys.shown(str(member.name))} is not as pkgstore writes it")
+
     def _read_head(self, member: Member) -> None:
+        self._check_header(member)
         if member.size > manifest.LONGEST_LINE:
             self._fail("its head is too long")
         line = self.read_all()
@@ -162,6 +168,7 @@ class Walk:
         for member in members:
             if member.is_folder or member.refusal:
                 self._fail(f"it holds {member.refusal or 'a folder'}, which pkgstore does not write")
+            self._check_header(member)
             signature, line = _comment(member)
             if member.name == manifest.MANIFEST:
                 self._read_manifest(member, signature)
