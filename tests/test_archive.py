@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -150,6 +151,19 @@ def test_a_target_that_is_there_stays(store: Store, tmp_path: Path) -> None:
     assert archive.verify(tmp_path / "x.tar").blobs == 16
 
 
+@pytest.mark.parametrize(
+    "name", ["x.tar", "project-1/x.tar", ".pkgstore-0.part.tar", ".pkgstore/x.tar", "../link/x.tar"]
+)
+def test_a_target_in_the_store_itself_is_refused(store: Store, tmp_path: Path, name: str) -> None:
+    """It would be a package, and its own temporary file one in it."""
+    (tmp_path / "link").symlink_to(tmp_path / "store" / "project-1")
+    with pytest.raises(pkgstore.Misconfigured, match="would lie in the store at"):
+        archive.export(store, tmp_path / "store" / name)
+    with pytest.raises(pkgstore.Misconfigured, match="would lie in the store at"):
+        archive.export(store.scope("project-2/"), tmp_path / "store" / name)
+    assert contents(store) == bodies()
+
+
 def test_a_format_that_nothing_says(store: Store, tmp_path: Path) -> None:
     with pytest.raises(pkgstore.Misconfigured, match=r"\.tar\.zst"):
         archive.export(store, tmp_path / "backup")
@@ -191,6 +205,40 @@ def test_the_same_stays_and_a_conflict_is_told(store: Store, empty: Store) -> No
     found = restored(exported(store), empty, replace=True)
     assert (found.new, found.same, found.replaced, found.conflict) == (0, 15, 1, 0)
     assert contents(empty) == {**bodies(), "mine": b"mine"}
+
+
+def rot(path: Path) -> None:
+    """Change a byte of a file, and nothing that tells of it."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.write(b"\xff")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("size", [100, 9 << 20])
+def test_what_has_rotted_in_the_target_is_replaced(store: Store, empty: Store, tmp_path: Path, size: int) -> None:
+    """When it is asked for; else it is compared by its recorded digest, and nothing is read."""
+    store.publish("rotten", bytes(size))
+    data = exported(store)
+    restored(data, empty)
+    rot(tmp_path / "empty" / "rotten")
+    assert restored(data, empty).same == 17
+    with pytest.raises(pkgstore.Corrupt):
+        empty.read("rotten")
+    found = restored(data, empty, replace=True)
+    assert (found.same, found.replaced, found.damaged) == (16, 1, 0)
+    assert contents(empty) == contents(store)
+    assert restored(data, empty, replace=True).same == 17
+
+
+def test_a_large_blob_of_somebody_else_s_tar_is_replaced(empty: Store) -> None:
+    """It has no digest to be compared by, and can be read once."""
+    large = bytes(range(256)) * (9 << 12)
+    data = put_together([member("large", large)])
+    empty.publish("large", bytes(len(large)))
+    assert restored(data, empty).conflict == 1
+    assert restored(data, empty, replace=True).replaced == 1
+    assert empty.read("large") == large
 
 
 def test_a_key_that_lies_below_a_blob_is_refused(store: Store, empty: Store) -> None:

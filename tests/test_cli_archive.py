@@ -187,6 +187,8 @@ def test_mistakes(root: Path, new: Path, tmp_path: Path) -> None:
     assert "--json goes to standard output" in complaint(run("export", root, "-", "--json"), 2)
     assert "cannot be read" in complaint(run("export", root, file, "--sign", tmp_path / "none"), 2)
     assert "pkgstore init" in complaint(run("export", tmp_path / "none", file), 3)
+    assert "would lie in the store at" in complaint(run("export", root, root / "x.tar"), 2)
+    assert "would lie in the store at" in complaint(run("export", root, "x.tar", cwd=root), 2)
     assert "No such file" in complaint(run("restore", file, new), 1)
     assert "No such file" in complaint(run("export", root, file, "--since", tmp_path / "none.tar"), 1)
     assert not file.exists()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from pkgstore.archive import packing, sealing, signing
 from pkgstore.archive.base import Base
 from pkgstore.archive.exporting import Export, Exported
-from pkgstore.archive.local import Rewound, spool
+from pkgstore.archive.local import Rewound, check_target, spool
 from pkgstore.archive.restoring import Outcome, Restore, Restored, Verification
 from pkgstore.archive.walking import Limits, Walk
 from pkgstore.errors import Misconfigured
@@ -179,6 +179,7 @@ def _target(target: Path | BinaryIO, *, replace: bool) -> Iterator[BinaryIO]:
     if _is_file(target):
         yield cast("BinaryIO", target)
     else:
+        check_target(cast("Path", target))
         with written(cast("Path", target), replace=replace) as file:
             yield file
 

@@ -6,6 +6,7 @@ import os
 import tempfile
 from typing import BinaryIO, Protocol, cast
 
+from pkgstore import keys
 from pkgstore.errors import Misconfigured
 
 _LARGEST_KEY_FILE = 1 << 14
@@ -24,6 +25,16 @@ def read_small(path: str | os.PathLike[str]) -> bytes:
     if len(data) > _LARGEST_KEY_FILE:
         raise Misconfigured(f"{os.fspath(path)} is too large for a key file: correct its name")
     return data
+
+
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Refuse a file that would lie in the folder of a store, among its packages. Raises `Misconfigured`."""
+    name = os.fspath(path)
+    folder = os.path.dirname(os.path.realpath(name))
+    while not os.path.exists(os.path.join(folder, keys.CONTROL, "store.json")):
+        if folder == (folder := os.path.dirname(folder)):
+            return
+    raise Misconfigured(f"{name} would lie in the store at {folder}, as one of its packages: choose another folder")
 
 
 def spool() -> BinaryIO:

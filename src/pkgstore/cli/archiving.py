@@ -56,12 +56,15 @@ def export(
     it to the packages in their layout. Needs pkgstore[archive] for zstd, keys and signatures.
     """
     from pkgstore import archive
+    from pkgstore.archive.local import check_target
     from pkgstore.archive.packing import format_of
 
     file = files.named(file, sys.stdout)
     to_stdout = file == files.STANDARD and into is None
     if to_stdout and as_json:
         raise click.UsageError("--json goes to standard output, and so would the archive: give a FILE")
+    if into is None and not to_stdout:
+        check_target(file)
     chosen: Any = form or ("tar.zst" if to_stdout else format_of(file))
     with (
         opened(url, options, create=False, readonly=True) as whole,
