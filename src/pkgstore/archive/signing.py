@@ -21,6 +21,9 @@ class Signer(Protocol):
     def sign(self, digest: str) -> str:
         """Return the signature of a digest, in hexadecimal."""
 
+    def checker(self) -> Checker:
+        """Return who trusts what this one signs."""
+
 
 class Checker(Protocol):
     """Who knows whether a signature is good."""
@@ -76,6 +79,9 @@ class _Signer:
     def sign(self, digest: str) -> str:
         signature: bytes = self._key.sign(_CONTEXT + digest.encode())  # type: ignore[attr-defined]
         return signature.hex()
+
+    def checker(self) -> Checker:
+        return _Checker(self._key.public_key())  # type: ignore[attr-defined]
 
 
 class _Checker:
