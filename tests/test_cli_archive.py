@@ -201,8 +201,15 @@ def test_a_folder_for_temporary_files_that_is_full(root: Path, new: Path, tmp_pa
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 
+    says = f"in the folder for temporary files, {tempfile.gettempdir()}"
     said = run("verify-archive", file, preexec_fn=limited)
-    assert f"in the folder for temporary files, {tempfile.gettempdir()}" in complaint(said, 1)
+    assert says in complaint(said, 1)
+    code = "from pkgstore.archive.local import spool; file = spool(); [file.write(bytes(1 << 18)) for _ in range(9)]"
+    spooled = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, preexec_fn=limited
+    )
+    assert spooled.returncode == 1
+    assert f"File too large, {says}" in spooled.stderr.splitlines()[-1]
 
 
 def test_a_tar_of_a_folder(root: Path, new: Path, tmp_path: Path) -> None:
