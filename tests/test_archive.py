@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -82,10 +83,13 @@ def test_a_large_blob_is_streamed(store: Store, empty: Store) -> None:
 
 
 def test_the_same_blobs_make_the_same_archive(store: Store, tmp_path: Path) -> None:
-    """Whatever the medium, the order of publishing, and the time."""
+    """Whatever the order of publishing, and the time; but for the store's id in the head, whatever the medium."""
     with pkgstore.open("memory://archive-same") as other:
         fill(other, dict(reversed(bodies().items())))
-        assert exported(other, jobs=1) == exported(store) == exported(store, jobs=3)
+        assert exported(store, jobs=1) == exported(store) == exported(store, jobs=3)
+        first, second = taken_apart(exported(store)), taken_apart(exported(other))
+        assert first[0][1] == second[0][1].replace(other.id.encode(), store.id.encode()) != second[0][1]
+        assert [(info.name, body) for info, body in first[1:-1]] == [(info.name, body) for info, body in second[1:-1]]
 
 
 def test_an_empty_store(empty: Store, unasked: Store) -> None:
@@ -150,6 +154,19 @@ def test_a_target_that_is_there_stays(store: Store, tmp_path: Path) -> None:
     assert archive.verify(tmp_path / "x.tar").blobs == 16
 
 
+@pytest.mark.parametrize(
+    "name", ["x.tar", "project-1/x.tar", ".pkgstore-0.part.tar", ".pkgstore/x.tar", "../link/x.tar"]
+)
+def test_a_target_in_the_store_itself_is_refused(store: Store, tmp_path: Path, name: str) -> None:
+    """It would be a package, and its own temporary file one in it."""
+    (tmp_path / "link").symlink_to(tmp_path / "store" / "project-1")
+    with pytest.raises(pkgstore.Misconfigured, match="would lie in the store at"):
+        archive.export(store, tmp_path / "store" / name)
+    with pytest.raises(pkgstore.Misconfigured, match="would lie in the store at"):
+        archive.export(store.scope("project-2/"), tmp_path / "store" / name)
+    assert contents(store) == bodies()
+
+
 def test_a_format_that_nothing_says(store: Store, tmp_path: Path) -> None:
     with pytest.raises(pkgstore.Misconfigured, match=r"\.tar\.zst"):
         archive.export(store, tmp_path / "backup")
@@ -191,6 +208,40 @@ def test_the_same_stays_and_a_conflict_is_told(store: Store, empty: Store) -> No
     found = restored(exported(store), empty, replace=True)
     assert (found.new, found.same, found.replaced, found.conflict) == (0, 15, 1, 0)
     assert contents(empty) == {**bodies(), "mine": b"mine"}
+
+
+def rot(path: Path) -> None:
+    """Change a byte of a file, and nothing that tells of it."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.write(b"\xff")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("size", [100, 9 << 20])
+def test_what_has_rotted_in_the_target_is_replaced(store: Store, empty: Store, tmp_path: Path, size: int) -> None:
+    """When it is asked for; else it is compared by its recorded digest, and nothing is read."""
+    store.publish("rotten", bytes(size))
+    data = exported(store)
+    restored(data, empty)
+    rot(tmp_path / "empty" / "rotten")
+    assert restored(data, empty).same == 17
+    with pytest.raises(pkgstore.Corrupt):
+        empty.read("rotten")
+    found = restored(data, empty, replace=True)
+    assert (found.same, found.replaced, found.damaged) == (16, 1, 0)
+    assert contents(empty) == contents(store)
+    assert restored(data, empty, replace=True).same == 17
+
+
+def test_a_large_blob_of_somebody_else_s_tar_is_replaced(empty: Store) -> None:
+    """It has no digest to be compared by, and can be read once."""
+    large = bytes(range(256)) * (9 << 12)
+    data = put_together([member("large", large)])
+    empty.publish("large", bytes(len(large)))
+    assert restored(data, empty).conflict == 1
+    assert restored(data, empty, replace=True).replaced == 1
+    assert empty.read("large") == large
 
 
 def test_a_key_that_lies_below_a_blob_is_refused(store: Store, empty: Store) -> None:
@@ -313,6 +364,121 @@ def test_a_base_that_knows_what_has_vanished(store: Store, monkeypatch: pytest.M
     assert (report.deleted, report.kept, report.vanished) in ((1, 15, 0), (0, 16, 0))
 
 
+def test_a_base_of_another_store_or_scope_is_refused(store: Store, empty: Store, tmp_path: Path) -> None:
+    """All of the store would be taken for deleted."""
+    whole, part = exported(store), exported(store.scope("project-1/"))
+    for base, of in (
+        (whole, empty),
+        (part, store),
+        (whole, store.scope("project-1/")),
+        (part, store.scope("project/")),
+    ):
+        with pytest.raises(
+            pkgstore.Misconfigured, match="is of the store .*and this is .*: give one of the same store"
+        ):
+            exported(of, since=io.BytesIO(base))
+        text = taken_apart(base)[-1][1]
+        with pytest.raises(pkgstore.Misconfigured, match="is of the store"):
+            exported(of, since=io.BytesIO(text))
+    assert exported(store.scope("project-1/"), since=io.BytesIO(part))
+
+
+def test_nothing_is_deleted_where_the_base_is_not(store: Store, empty: Store) -> None:
+    """As the archive has all of the base for deleted, or the store is not the one that the base was restored to."""
+    base = exported(store)
+    gone, *others = sorted(bodies())
+    store.delete(gone)
+    data = exported(store, since=io.BytesIO(base))
+    for key in (gone, *others[:7]):
+        empty.publish(key, bodies()[key])
+    outcomes: list[archive.Outcome] = []
+    found = restored(data, empty, apply_changes=True, told=outcomes.append)
+    assert (found.deleted, found.withheld, found.missing) == (0, 1, 8)
+    assert outcomes[-1] == archive.Outcome(gone, "withheld", outcomes[-1].why)
+    assert "has 7 of the base's 15 other blobs" in outcomes[-1].why
+    assert restored(data, empty).withheld == 0
+    empty.publish(others[7], bodies()[others[7]])
+    assert restored(data, empty, apply_changes=True).deleted == 1
+    assert gone not in contents(empty)
+
+
+def test_a_store_that_was_emptied(store: Store, empty: Store) -> None:
+    base = exported(store)
+    for key in bodies():
+        store.delete(key)
+    data = exported(store, since=io.BytesIO(base))
+    restored(base, empty)
+    assert restored(data, empty, apply_changes=True).withheld == 16
+    assert contents(empty) == bodies()
+    assert restored(data, empty, apply_changes=True, any_base=True).deleted == 16
+    assert contents(empty) == {}
+
+
+def test_what_was_replaced_counts_as_there(store: Store, empty: Store) -> None:
+    base = exported(store)
+    gone, *others = sorted(bodies())
+    store.delete(gone)
+    for key in others:
+        store.publish(key, b"changed", replace=True)
+    restored(base, empty)
+    found = restored(exported(store, since=io.BytesIO(base)), empty, apply_changes=True)
+    assert (found.replaced, found.deleted, found.withheld) == (15, 1, 0)
+
+
+def test_nothing_is_deleted_where_something_is_damaged_or_refused(store: Store, empty: Store) -> None:
+    """It may be what takes the place of the others, under another name."""
+    base = exported(store)
+    gone = min(bodies())
+    store.delete(gone)
+    store.publish("new", b"it came instead")
+    data = exported(store, since=io.BytesIO(base))
+    restored(base, empty)
+    found = restored(data.replace(b"it came instead", b"it comes instead"[:15]), empty, apply_changes=True)
+    assert (found.damaged, found.deleted, found.withheld) == (1, 0, 1)
+    limits = archive.Limits(blob=80_000)
+    assert restored(data, empty, apply_changes=True, limits=limits).deleted == 1
+    empty.publish(gone, bodies()[gone])
+    found = restored(data, empty, apply_changes=True, any_base=True, limits=archive.Limits(blob=10))
+    assert (found.refused, found.deleted, found.withheld) == (1, 0, 1)
+
+
+def test_keys_that_are_too_long_below_a_scope_are_refused(store: Store, empty: Store) -> None:
+    base = exported(store)
+    scope = empty.scope("/".join(["s" * 200] * 4) + "/")
+    found = restored(exported(store, since=io.BytesIO(base)), scope)
+    assert (found.refused, found.missing) == (1, 15)
+
+
+def test_a_base_of_what_compresses_well(store: Store) -> None:
+    store.publish("zeros", bytes(80 << 20))
+    data = exported(store, format="tar.zst")
+    with pytest.raises(pkgstore.Corrupt, match="200 times"):
+        archive.verify(io.BytesIO(data))
+    assert archive.export(store, io.BytesIO(), since=io.BytesIO(data)).kept == 17
+
+
+def test_a_damaged_base_is_refused(store: Store) -> None:
+    data = exported(store)
+    at = data.index(b"a long key")
+    with pytest.raises(pkgstore.Corrupt, match="earlier archive has 1 damaged"):
+        exported(store, since=io.BytesIO(data[:at] + b"A" + data[at + 1 :]))
+    with pytest.raises(pkgstore.Corrupt, match="cannot be built upon: .* cut short"):
+        exported(store, since=io.BytesIO(data[:at]))
+
+
+def test_who_signs_signs_for_the_base(store: Store, tmp_path: Path) -> None:
+    (private, _), (other, _) = signing_keys(tmp_path), signing_keys(tmp_path, "other")
+    good = exported(store, sign_key=private)
+    for base in (exported(store), exported(store, sign_key=other)):
+        with pytest.raises(pkgstore.Denied, match="cannot be built upon: the archive is not signed"):
+            exported(store, since=io.BytesIO(base), sign_key=private)
+    assert exported(store, since=io.BytesIO(good), sign_key=private)
+    text = taken_apart(good)[-1][1]
+    for how in ({"sign_key": private}, {"encrypt_key": sealing_key(tmp_path)}):
+        with pytest.raises(pkgstore.Misconfigured, match="give the earlier archive itself"):
+            exported(store, since=io.BytesIO(text), **how)
+
+
 # -- signatures and seals ----------------------------------------------------------------------------------------------
 
 
@@ -362,7 +528,8 @@ def test_a_sealed_archive(store: Store, empty: Store, unasked: Store, tmp_path: 
         restored(exported(store), unasked, decrypt_key=key)
     store.publish("new", b"new")
     assert archive.export(store, io.BytesIO(), since=io.BytesIO(data), encrypt_key=key).blobs == 1
-    assert archive.export(store, io.BytesIO(), since=io.BytesIO(exported(store)), encrypt_key=key).blobs == 0
+    with pytest.raises(pkgstore.Denied, match="built upon: the archive is not sealed"):
+        exported(store, since=io.BytesIO(exported(store)), encrypt_key=key)
 
 
 def test_segments_cannot_be_cut_moved_or_changed(store: Store, unasked: Store, tmp_path: Path) -> None:
@@ -439,10 +606,11 @@ def test_keys_that_are_none(store: Store, tmp_path: Path) -> None:
     for path, says in ((private, "no public key"), (tmp_path / "none", "cannot be read")):
         with pytest.raises(pkgstore.Misconfigured, match=says):
             archive.verify(io.BytesIO(exported(store)), verify_key=path)
-    junk.write_bytes(b"secret")
-    with pytest.raises(pkgstore.Misconfigured, match="no key of 32 bytes") as caught:
-        exported(store, encrypt_key=junk)
-    assert "secret" not in str(caught.value)
+    for text, says in ((b"secret", "no key of 32 bytes"), (b"secret" * 5 + b"!\n", "32 printable characters")):
+        junk.write_bytes(text)
+        with pytest.raises(pkgstore.Misconfigured, match=says) as caught:
+            exported(store, encrypt_key=junk)
+        assert "secret" not in str(caught.value)
 
 
 # -- other tars --------------------------------------------------------------------------------------------------------
@@ -474,6 +642,17 @@ def test_leading_folders_are_left_out(store: Store, empty: Store, tmp_path: Path
     assert contents(empty) == bodies()
     with pytest.raises(pkgstore.Misconfigured, match="-1 folders"):
         archive.verify(file, strip=-1)
+    with pytest.raises(pkgstore.Misconfigured, match="leave out --strip-components"):
+        restored(exported(store), empty, strip=1)
+
+
+def test_the_folders_that_are_left_out_are_judged_too(empty: Store) -> None:
+    names = (".pkgstore/a", "top/.pkgstore/a", "../a", "top/../a", "top//a", "top/./a", "/top/a", "top/a/b", "./top/c")
+    outcomes: list[archive.Outcome] = []
+    data = put_together([member(name, b"x") for name in names])
+    restored(data, empty, strip=1, told=outcomes.append)
+    assert set(contents(empty)) == {"a/b", "c"}
+    assert {each.key for each in outcomes if each.fate == "left out"} == {"'.pkgstore/a'", "'top/.pkgstore/a'"}
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -505,6 +684,6 @@ def test_headers_that_only_large_blobs_have() -> None:
 def test_the_last_line_of_the_manifest_counts(store: Store) -> None:
     text = taken_apart(exported(store))[-1][1]
     lines = [json.loads(line) for line in text.splitlines()]
-    assert lines[0] == {"pkgstore-archive": 1, "base": None}
+    assert lines[0] == {"pkgstore-archive": 1, "base": None, "store": store.id, "scope": ""}
     assert [line["key"] for line in lines[1:-1]] == sorted(bodies())
     assert lines[-1] == {"end": {"blobs": 16, "bytes": sum(map(len, bodies().values())), "kept": 0, "deleted": 0}}

@@ -172,6 +172,8 @@ BROKEN = {
     "no tar": b"PNG and so on" * 100,
     "one byte": b"\0",
     "a text": b"#!/bin/sh\n" * 200,
+    "zeros": bytes(10240),
+    "an empty tar": END,
     "no end": SOUND,
     "half an end": SOUND + bytes(512),
     "an end with a hole": SOUND + bytes(512) + SOUND + END,
@@ -196,8 +198,14 @@ BROKEN = {
     "a size that is no number": extended(b"x", b"12 size=\xd9\xa3\n") + SOUND + END,
     "a size beyond all": extended(b"x", b"28 size=9999999999999999999\n") + SOUND + END,
     "a head that is none": plain(".pkgstore/archive/head.json", b"{}\n") + END,
-    "a head of another format": plain(".pkgstore/archive/head.json", b'{"base":null,"pkgstore-archive":2}\n') + END,
-    "a head without an end": plain(".pkgstore/archive/head.json", b'{"base":null,"pkgstore-archive":1}') + END,
+    "a head of another format": plain(
+        ".pkgstore/archive/head.json", b'{"base":null,"pkgstore-archive":2,"scope":"","store":"x"}\n'
+    )
+    + END,
+    "a head without an end": plain(
+        ".pkgstore/archive/head.json", b'{"base":null,"pkgstore-archive":1,"scope":"","store":"x"}'
+    )
+    + END,
     "a head that is too long": plain(".pkgstore/archive/head.json", b"[" * 100_000) + END,
     "a head that nests": plain(".pkgstore/archive/head.json", b"[" * 16_000 + b"\n") + END,
 }
@@ -269,6 +277,9 @@ def test_bombs(store: Store) -> None:
             assert tracemalloc.get_traced_memory()[1] < 32 << 20
         finally:
             tracemalloc.stop()
+    for ratio in (float("nan"), -1, 0):
+        with pytest.raises(pkgstore.Misconfigured, match="allow 1 or more"):
+            archive.Limits(ratio=ratio)
     with pytest.raises(pkgstore.Corrupt, match="10,000,000 bytes"):
         restored(data, store, limits=archive.Limits(total=10_000_000))
     assert contents(store) == {}
@@ -355,19 +366,31 @@ def test_our_own_with_other_members(tmp_path: Path) -> None:
     assert count == 25
 
 
-def forged(*blobs: tuple[str, bytes]) -> bytes:
-    """Return an archive that is consistent in itself, of blobs that no exporter would put together so."""
-    head = manifest.head_line(None)
+def forged(
+    *blobs: tuple[str, bytes],
+    base: str | None = None,
+    replaces: str | None = None,
+    md5: str | None = None,
+    more: bytes = b"",
+    counted: tuple[int, int] = (0, 0),
+) -> bytes:
+    """Return an archive that is consistent in itself, of blobs that no exporter would put together so.
+
+    ``more`` are lines of the manifest behind those of the blobs, and ``counted`` how many are kept and deleted.
+    """
+    head = manifest.Head("store", "", base).line()
     running, totals = manifest.Running(), manifest.Totals()
     running.add(head)
     text = head + b"\n"
     data = header(manifest.HEAD, len(text), "- ") + text + padding(len(text))
     for key, body in blobs:
-        entry = manifest.Entry(key, len(body), {"sha256": hashlib.sha256(body).hexdigest()})
+        digests = {"sha256": hashlib.sha256(body).hexdigest()} | ({"md5": md5} if md5 else {})
+        entry = manifest.Entry(key, len(body), digests, replaces)
         totals.count(entry)
         text += entry.line() + b"\n"
         data += header(key, len(body), f"- {entry.line().decode()}") + body + padding(len(body))
-    text += totals.line() + b"\n"
+    totals.kept, totals.deleted = counted
+    text += more + totals.line() + b"\n"
     data += header(manifest.MANIFEST, len(text), "- ") + text + padding(len(text))
     return data + ending(len(data))
 
@@ -416,12 +439,9 @@ def test_there_is_one_way_to_write_a_line() -> None:
             manifest.parsed(line.encode())
 
 
-def test_a_manifest_that_lies_about_the_base(store: Store, ours: bytes) -> None:
+def test_a_manifest_that_lies_about_the_base(store: Store) -> None:
     """Lines after the blobs that no exporter writes."""
-    members = taken_apart(ours)
-    text = members[-1][1]
-    lines = text.splitlines(keepends=True)
-    totals = lines[-1]
+    blob, base = ("b", b"body"), "0" * 64
     good = b'{"deleted":"a","sha256":"' + b"0" * 64 + b'","size":1}\n'
     for more, deleted in (
         (good.replace(b'"a"', b'"../a"'), 1),
@@ -432,12 +452,33 @@ def test_a_manifest_that_lies_about_the_base(store: Store, ours: bytes) -> None:
         (good, 2),
         (b"\n", 0),
     ):
-        end = totals.replace(b'"deleted":0', b'"deleted":%d' % deleted)
         with pytest.raises(pkgstore.Corrupt):
-            restored(put_together(replaced(members, len(members) - 1, body=b"".join([*lines[:-1], more, end]))), store)
-    end = totals.replace(b'"deleted":0', b'"deleted":1')
-    body = b"".join([*lines[:-1], good, end])
-    assert restored(put_together(replaced(members, len(members) - 1, body=body)), store).same == 8
+            restored(forged(blob, base=base, more=more, counted=(0, deleted)), store)
+    assert restored(forged(blob, base=base, more=good, counted=(0, 1)), store).same == 1
+    kept = good.replace(b"deleted", b"kept")
+    assert restored(forged(blob, base=base, more=kept, counted=(1, 0)), store).missing == 1
+    assert restored(forged(blob, base=base, replaces="1" * 64), store).same == 1
+    for data, says in (
+        (forged(blob, more=good, counted=(0, 1)), "there is none"),
+        (forged(blob, more=kept, counted=(1, 0)), "there is none"),
+        (forged(blob, replaces="1" * 64), "there is none"),
+        (forged(blob, base=base, more=kept + good, counted=(1, 1)), "'a' twice"),
+        (forged(blob, base=base, more=good.replace(b'"a"', b'"b"'), counted=(0, 1)), "'b' twice"),
+        (forged(blob, base=base, more=kept.replace(b'"a"', b'"b"'), counted=(1, 0)), "'b' twice"),
+        (forged(blob, base=base, more=kept.replace(b"sha256", b'replaces":"%b","sha256' % (b"1" * 64))), "malformed"),
+    ):
+        with pytest.raises(pkgstore.Corrupt, match=says):
+            restored(data, store, apply_changes=True)
+    assert contents(store) == {"b": b"body"}
+
+
+def test_every_digest_of_the_manifest_is_looked_at(store: Store) -> None:
+    for report in (
+        archive.verify(io.BytesIO(forged(("a", b"1"), md5="0" * 32))),
+        restored(forged(("a", b"1"), md5="0" * 32), store),
+    ):
+        assert report.damaged == 1
+    assert contents(store) == {}
 
 
 def test_a_blob_whose_bytes_are_others_is_told_and_the_others_are_restored(store: Store, ours: bytes) -> None:
@@ -477,6 +518,86 @@ def test_a_flipped_bit_is_seen_or_does_no_harm(tmp_path: Path) -> None:
                 store.delete(key)
     assert seen > 2 * harmless / 3
     assert harmless
+
+
+def record(name: str, value: str) -> bytes:
+    """Return one record of an extended header."""
+    text = f" {name}={value}\n".encode()
+    length = len(text) + 1
+    return b"%d%b" % (length if length < 10 else length + 1, text)
+
+
+def spliced(data: bytes, before: int, more: bytes) -> bytes:
+    """Return an archive with more blocks before the extended header of a member."""
+    at = [start for start in range(0, len(data), 512) if data[start : start + 13] == b"././@PaxHeade"][before]
+    return data[:at] + more + data[at:]
+
+
+SPLICED = {
+    "a name for all": extended(b"g", record("path", "evil")),
+    "a size for all": extended(b"g", record("size", "0")),
+    "a name before": extended(b"x", record("path", "evil")),
+    "a long name": extended(b"L", b"evil\0"),
+    "a long link": extended(b"K", b"evil\0"),
+    "an attribute": extended(b"x", record("SCHILY.xattr.user.x", "1")),
+    "nothing much": extended(b"g", b""),
+}
+
+
+@pytest.mark.parametrize("what", SPLICED)
+def test_a_signed_archive_has_the_headers_that_were_written(store: Store, tmp_path: Path, what: str) -> None:
+    """Others would have tar unpack something else, and the signature is of the manifest only."""
+    folder = tmp_path / "place" / "store" / ".pkgstore"
+    private, public = signing_keys(folder)
+    with pkgstore.open(f"memory://{uuid.uuid4()}") as made:
+        fill(made, bodies(count=6))
+        data = exported(made, sign_key=private)
+    assert archive.verify(io.BytesIO(data), verify_key=public).signature == "good"
+    count = data.count(b"././@PaxHeader")
+    assert count == 10
+    for before in range(count):
+        spoilt = spliced(data, before, SPLICED[what])
+        renamed = before == 0 and what in ("a name before", "a long name")  # then it has no head
+        refusal = pkgstore.Denied if renamed else pkgstore.Corrupt
+        with pytest.raises(refusal, match="not (as pkgstore writes it|signed)"):
+            restored(spoilt, store, verify_key=public)
+        if not renamed:
+            with pytest.raises(pkgstore.Corrupt, match="not as pkgstore writes it"):
+                archive.verify(io.BytesIO(spoilt))
+
+
+def test_no_byte_of_a_header_may_differ(tmp_path: Path) -> None:
+    """Not those that the checksum covers, either, if it is made right again: modes, owners, times."""
+    private, public = signing_keys(tmp_path)
+    with pkgstore.open(f"memory://{uuid.uuid4()}") as whole:
+        fill(whole, {"a": b"a" * 512, "d" * 120: b""})
+        data = exported(whole, sign_key=private)
+    headers, at = [], 0
+    while data[at : at + 512] != bytes(512):
+        length = (int(data[at + 124 : at + 135], 8) + 511) // 512 * 512
+        headers += [(start, at) for start in range(at, at + 512 + (length if data[at + 156 : at + 157] == b"x" else 0))]
+        at += 512 + length
+    assert len(headers) > 8 * 512
+    for place, block in headers:
+        spoilt = bytearray(data)
+        spoilt[place] ^= 1 << place % 7
+        for mended in (False, True):
+            if mended and not block + 148 <= place < block + 156:
+                checksummed(spoilt, block)
+            failure = None
+            try:
+                archive.verify(io.BytesIO(spoilt), verify_key=public)
+            except (pkgstore.Corrupt, pkgstore.Denied) as exc:
+                failure = exc
+            assert failure is not None, f"byte {place}, in the header at {block}"
+
+
+def test_headers_are_the_same_in_every_python() -> None:
+    """Archives of one are read by another, and compared with what it would write."""
+    line = "- " + manifest.Entry("k", 1, {"sha256": "0" * 64}).line().decode()
+    names = [("a", 1), ("d" * 90 + "/" + "f" * 90, 512), ("münchen/größe 1.0.tar.gz", 0), ("large", 9 << 30)]
+    found = hashlib.sha256(b"".join(header(name, size, line) for name, size in names)).hexdigest()
+    assert found == "ae9ebef8634d8b0783b1707d3bb6dbb9fc936dafee311a652ecec137cc3dc130"
 
 
 # -- fuzzing -----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import pytest
 
 import pkgstore
 from pkgstore import archive
-from tests.archives import bodies, contents, exported, fill, member, restored
+from tests.archives import bodies, contents, exported, fill, member, restored, taken_apart
 from tests.command import ENVIRONMENT, PKGSTORE, run
 from tests.s3_medium import Servers, servers
 
@@ -67,7 +67,11 @@ def test_a_restore_that_is_killed_is_resumed(tmp_path: Path) -> None:
         found = archive.restore(tmp_path / "x.tar.zst", store)
         assert (found.same, found.new, found.conflict) == (len(there), len(blobs) - len(there), 0)
         assert contents(store) == blobs
-        assert exported(store) == exported(pkgstore.open(tmp_path / "whole"))
+        with pkgstore.open(tmp_path / "whole") as whole:
+            members, others = taken_apart(exported(store))[1:-1], taken_apart(exported(whole))[1:-1]
+        assert [(info.pax_headers, body) for info, body in members] == [
+            (info.pax_headers, body) for info, body in others
+        ]
 
 
 def test_an_export_that_is_killed_has_no_name(tmp_path: Path) -> None:
@@ -142,7 +146,11 @@ def test_a_round_trip_through_s3(servers: Servers, tmp_path: Path) -> None:
         archive.export(first, tmp_path / "x.tar.zst")
         with pkgstore.open(tmp_path / "local") as local:
             assert archive.restore(tmp_path / "x.tar.zst", local).new == len(blobs)
-            assert exported(local) == exported(first)
+            assert contents(local) == contents(first)
+            ours, theirs = taken_apart(exported(local))[1:-1], taken_apart(exported(first))[1:-1]
+            assert [(info.pax_headers, body) for info, body in ours] == [
+                (info.pax_headers, body) for info, body in theirs
+            ]
             with archive.stream(local, "tar.gz") as body:
                 first.publish("backups/x.tgz", body)
         with first.open("backups/x.tgz") as reader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -145,6 +146,72 @@ def test_scopes_and_a_store_that_is_made(root: Path, tmp_path: Path) -> None:
     }
 
 
+def test_what_was_done_is_told_also_where_it_ends_early(root: Path, new: Path, tmp_path: Path) -> None:
+    file = tmp_path / "x.tar"
+    run("export", root, file)
+    with pkgstore.open(new) as store:
+        store.set_quota(blobs=3)
+    said = run("restore", file, new, "--jobs", "1")
+    assert said.returncode == 6
+    assert said.stdout == f"Stopped after 3 blobs, to file://{new}: 3 new.\n"
+    report = json.loads(run("restore", file, new, "--jobs", "1", "--json").stdout.splitlines()[-1])
+    assert (report["new"], report["same"]) == (0, 3)
+
+
+def test_what_is_withheld_is_told(root: Path, new: Path, tmp_path: Path) -> None:
+    base, file = tmp_path / "0.tar", tmp_path / "1.tar"
+    run("export", root, base)
+    with pkgstore.open(root) as store:
+        store.delete(CHANGED)
+        store.delete(DELETED)
+    run("export", root, file, "--since", base)
+    with pkgstore.open(new) as store:
+        for key in (CHANGED, DELETED):
+            store.publish(key, bodies()[key])
+    command = ("restore", file, new, "--apply-changes")
+    said = run(*command)
+    assert said.returncode == 2
+    assert "0 new, 2 not deleted, 14 missing;" in said.stdout
+    assert "has 0 of the base's 14 other blobs" in said.stdout
+    assert said.stderr.startswith("pkgstore: 2 members of the archive were not deleted: see above why")
+    said = run(*command, "--any-base")
+    assert said.returncode == 3
+    assert "2 deleted" in said.stdout
+    assert held(new) == {}
+
+
+def test_a_damaged_archive_is_not_called_whole(root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "x.tar"
+    run("export", root, file)
+    file.write_bytes(file.read_bytes().replace(b"a long key", b"a l0ng key"))
+    said = run("verify-archive", file)
+    assert said.returncode == 8
+    assert f"{file} is damaged: 16 blobs, " in said.stdout
+    assert "1 damaged; not signed.\n" in said.stdout
+    assert "allow 1 or more" in complaint(run("verify-archive", file, "--max-ratio", "nan"), 2)
+
+
+def test_a_folder_for_temporary_files_that_is_full(root: Path, new: Path, tmp_path: Path) -> None:
+    """Files may not be larger than so much there, as if it were."""
+    import resource
+
+    file = tmp_path / "x.tar"
+    file.write_bytes(put_together([member(f"{'d' * 200}/{'f' * 200}/{number}", b"") for number in range(9000)]))
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+    says = f"in the folder for temporary files, {tempfile.gettempdir()}"
+    said = run("verify-archive", file, preexec_fn=limited)
+    assert says in complaint(said, 1)
+    code = "from pkgstore.archive.local import spool; file = spool(); [file.write(bytes(1 << 18)) for _ in range(9)]"
+    spooled = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, preexec_fn=limited
+    )
+    assert spooled.returncode == 1
+    assert f"File too large, {says}" in spooled.stderr.splitlines()[-1]
+
+
 def test_a_tar_of_a_folder(root: Path, new: Path, tmp_path: Path) -> None:
     subprocess.run(["tar", "czf", tmp_path / "x.tgz", "-C", tmp_path, "store"], check=True)
     said = run("restore", tmp_path / "x.tgz", new, "--strip-components", "1")
@@ -164,10 +231,12 @@ def test_what_is_out_of_order_is_told(new: Path, tmp_path: Path) -> None:
         "refused   '../evil': the key '../evil' is not valid: it has the segment '..'",
         "conflict  a: the store has another version, which stays",
     ]
-    assert result.stderr.startswith("pkgstore: 1 of the archive's members: '../evil' was refused")
+    assert result.stderr.startswith(
+        "pkgstore: 1 member of the archive was refused, and not restored: see above: '../evil'"
+    )
     assert held(new) == {"a": b"mine", "b": b"b"}
     file.write_bytes(put_together([member("a", b"archive's")]))
-    assert "is there in another version" in run("restore", file, new).stderr
+    assert "1 member of the archive is there in another version" in run("restore", file, new).stderr
     assert run("restore", file, new, "--replace").returncode == 0
     assert held(new) == {"a": b"archive's", "b": b"b"}
 
@@ -187,6 +256,8 @@ def test_mistakes(root: Path, new: Path, tmp_path: Path) -> None:
     assert "--json goes to standard output" in complaint(run("export", root, "-", "--json"), 2)
     assert "cannot be read" in complaint(run("export", root, file, "--sign", tmp_path / "none"), 2)
     assert "pkgstore init" in complaint(run("export", tmp_path / "none", file), 3)
+    assert "would lie in the store at" in complaint(run("export", root, root / "x.tar"), 2)
+    assert "would lie in the store at" in complaint(run("export", root, "x.tar", cwd=root), 2)
     assert "No such file" in complaint(run("restore", file, new), 1)
     assert "No such file" in complaint(run("export", root, file, "--since", tmp_path / "none.tar"), 1)
     assert not file.exists()
@@ -205,3 +276,10 @@ def test_without_the_extra_one_line_says_what_to_install(root: Path, tmp_path: P
         assert result.returncode == returncode, result.stderr
         if returncode:
             assert "pip install 'pkgstore[archive]'" in complaint(result, 2)
+    sealed = tmp_path / "sealed.tar"
+    key = sealing_key(tmp_path)
+    run("export", root, sealed, "--encrypt-key-file", key)
+    code = code.replace("backports", "cryptography.exceptions")
+    command = [sys.executable, "-c", code, "verify-archive", sealed, "--decrypt-key-file", key]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "pip install 'pkgstore[archive]'" in complaint(result, 2)

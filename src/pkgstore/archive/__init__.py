@@ -7,16 +7,17 @@ is enough to write an archive, and to verify each blob of it before it is visibl
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from pkgstore.archive import packing, sealing, signing
 from pkgstore.archive.base import Base
 from pkgstore.archive.exporting import Export, Exported
-from pkgstore.archive.local import Rewound, spool
+from pkgstore.archive.local import Rewound, check_target, spool
 from pkgstore.archive.restoring import Outcome, Restore, Restored, Verification
 from pkgstore.archive.walking import Limits, Walk
-from pkgstore.errors import Misconfigured
+from pkgstore.errors import Corrupt, Denied, Misconfigured
 from pkgstore.outfile import write_all, written
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def export(
 
     ``since`` is an earlier archive, or its manifest: only blobs that are new or changed are written, and those that are
     gone are named. ``sign_key`` is a file with an Ed25519 private key, in PEM; ``encrypt_key`` one with 32 bytes, as
-    they are, in hexadecimal or in base64, with which the archive at ``since`` is opened, too, if it is sealed.
+    they are, in hexadecimal or in base64. The archive at ``since`` has to be of the same store and scope, whole, and
+    signed and sealed with the same keys; a manifest by itself is neither.
 
     Blobs that are there from beginning to end are in it, each in one version; those that come or go meanwhile are or
     are not. ``jobs`` are read at a time, and ``progress`` is called with the bytes of each that was written.
@@ -88,7 +90,7 @@ def stream(
     signer = None if sign_key is None else signing.signer(sign_key)
     key = None if encrypt_key is None else sealing.read_key(encrypt_key)
     with ExitStack() as stack:
-        base = None if since is None else stack.enter_context(_base(since, key))
+        base = None if since is None else stack.enter_context(_base(since, signer, key))
         yield stack.enter_context(
             Export(store, format, base=base, signer=signer, key=key, jobs=jobs, progress=progress)
         )
@@ -102,6 +104,7 @@ def restore(
     decrypt_key: Path | None = None,
     replace: bool = False,
     apply_changes: bool = False,
+    any_base: bool = False,
     strip: int = 0,
     limits: Limits | None = None,
     jobs: int = 8,
@@ -115,17 +118,21 @@ def restore(
     conflict and stay, unless ``replace`` says otherwise. After an interruption, the same call again does the rest.
 
     ``apply_changes`` does to the store what was done since the base of an incremental archive: deletes and replaces,
-    where the store still has what the base had. With ``verify_key``, a file with an Ed25519 public key in PEM, all is
-    refused that is not signed with it; with ``decrypt_key``, a file of a key, all that is not sealed with it. ``strip``
-    leaves out so many folders at the beginning of the names in tar files of others. ``told`` is called with each
-    `Outcome`, in this thread.
+    where the store still has what the base had. It deletes nothing where anything was damaged or refused, nor where the
+    store has none, or less than half, of the other blobs of that base, unless ``any_base``.
+
+    With ``verify_key``, a file with an Ed25519 public key in PEM, all is refused that is not signed with it; with
+    ``decrypt_key``, a file of a key, all that is not sealed with it. ``strip`` leaves out so many folders at the
+    beginning of the names in tar files of others. ``told`` is called with each `Outcome`, in this thread.
 
     Raises `Corrupt` for an archive that is not whole, or passes the ``limits``; `Denied` for one that is not signed or
     sealed as was asked; OSErrors of the file, and what `Store.publish` raises of the store as a whole. Blobs that are
     restored by then are whole, and stay.
     """
     with _source(source) as file, _walk(file, verify_key, decrypt_key, strip, limits) as walk:
-        return Restore(walk, store, told, replace=replace, apply_changes=apply_changes, jobs=jobs).run()
+        return Restore(
+            walk, store, told, replace=replace, apply_changes=apply_changes, any_base=any_base, jobs=jobs
+        ).run()
 
 
 def verify(
@@ -151,18 +158,31 @@ def _walk(file: Readable, verify_key: Path | None, decrypt_key: Path | None, str
 
 
 @contextmanager
-def _base(since: Path | Readable, key: bytes | None) -> Iterator[Base]:
-    """Yield what an earlier archive, or its manifest, says of the store as it was then."""
+def _base(since: Path | Readable, signer: signing.Signer | None, key: bytes | None) -> Iterator[Base]:
+    """Yield what an earlier archive, or its manifest, says of the store as it was then.
+
+    Who signs or seals answers for the base, too: it has to be signed and sealed with the same keys, and be whole.
+    """
     with _source(since) as source:
         file = Rewound(source, len(sealing.MAGIC))
         if file.first.startswith(b"{"):
+            if signer is not None or key is not None:
+                raise Misconfigured(
+                    "a manifest by itself is neither signed nor sealed: give the earlier archive itself"
+                )
             with spool() as copy:
                 yield Base.read(file, copy)
             return
-        with Walk(file, key=key if file.first == sealing.MAGIC else None) as walk:
-            for _ in walk:
-                pass
-            yield Base(*walk.manifest(), walk.sha256)
+        checker = None if signer is None else signer.checker()
+        with Walk(file, checker=checker, key=key, limits=Limits(ratio=math.inf)) as walk:
+            try:
+                report = Verification(walk, lambda _: None).run()
+            except (Denied, Corrupt) as exc:
+                raise type(exc)(f"the earlier archive cannot be built upon: {exc}") from exc
+            base = walk.as_base()
+            if report.damaged:
+                raise Corrupt(f"the earlier archive has {report.damaged:,} damaged blobs: give one that is whole")
+            yield base
 
 
 @contextmanager
@@ -179,6 +199,7 @@ def _target(target: Path | BinaryIO, *, replace: bool) -> Iterator[BinaryIO]:
     if _is_file(target):
         yield cast("BinaryIO", target)
     else:
+        check_target(cast("Path", target))
         with written(cast("Path", target), replace=replace) as file:
             yield file
 

@@ -80,6 +80,8 @@ class Export:
     ) -> None:
         if jobs < 1:
             raise Misconfigured(f"{jobs} reads at a time are none: let there be 1 or more")
+        if base is not None:
+            base.check(store)
         self.report = Exported(base=base.sha256 if base else None)
         self._store = store
         self._base = base
@@ -126,7 +128,7 @@ class Export:
         yield ending(length)
 
     def _head(self) -> Iterator[bytes]:
-        line = manifest.head_line(self.report.base)
+        line = manifest.Head(self._store.id, self._store.prefix, self.report.base).line()
         self._add(line)
         yield from self._member(manifest.HEAD, line + b"\n", b"")
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import sqlite3
 import tempfile
-from typing import BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
+from pkgstore import keys
 from pkgstore.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _LARGEST_KEY_FILE = 1 << 14
 _SPOOL_IN_MEMORY = 1 << 20
+_PLACE = ", in the folder for temporary files, {}: free some space, or set TMPDIR"
 
 
 def read_small(path: str | os.PathLike[str]) -> bytes:
@@ -26,9 +34,40 @@ def read_small(path: str | os.PathLike[str]) -> bytes:
     return data
 
 
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Refuse a file that would lie in the folder of a store, among its packages. Raises `Misconfigured`."""
+    name = os.fspath(path)
+    folder = os.path.dirname(os.path.realpath(name))
+    while not os.path.exists(os.path.join(folder, keys.CONTROL, "store.json")):
+        if folder == (folder := os.path.dirname(folder)):
+            return
+    raise Misconfigured(f"{name} would lie in the store at {folder}, as one of its packages: choose another folder")
+
+
+@contextlib.contextmanager
+def temporary() -> Iterator[None]:
+    """Say of what goes wrong with a temporary file where it is. Raises OSError."""
+    try:
+        yield
+    except OSError as exc:
+        raise OSError(exc.errno, f"{exc.strerror}{_PLACE.format(tempfile.gettempdir())}") from exc
+    except sqlite3.OperationalError as exc:
+        raise OSError(errno.ENOSPC, f"{exc}{_PLACE.format(tempfile.gettempdir())}") from exc
+
+
+class _Spool(tempfile.SpooledTemporaryFile[bytes]):
+    def write(self, data: Any, /) -> int:
+        with temporary():
+            return super().write(data)
+
+    def seek(self, *where: int) -> int:
+        with temporary():
+            return super().seek(*where)
+
+
 def spool() -> BinaryIO:
     """Return a temporary file, which is in memory while it is small, and gone when it is closed."""
-    return cast("BinaryIO", tempfile.SpooledTemporaryFile(_SPOOL_IN_MEMORY))
+    return cast("BinaryIO", _Spool(_SPOOL_IN_MEMORY))
 
 
 class Readable(Protocol):

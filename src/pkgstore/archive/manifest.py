@@ -8,6 +8,7 @@ Its digest runs along: whoever has read as far as one blob can tell whether all 
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
@@ -16,7 +17,7 @@ from pkgstore import keys
 from pkgstore.hashing import ALGORITHMS, is_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, MutableMapping
 
 FOLDER = f"{keys.CONTROL}/archive"
 HEAD = f"{FOLDER}/head.json"
@@ -27,6 +28,26 @@ _FORMAT = 1
 _KINDS = ("key", "kept", "deleted")
 
 Kind = Literal["key", "kept", "deleted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What an archive is: of which store, by its id, and of which scope of it; ``base`` is the sha256 of the manifest
+    of the archive that it continues, if any.
+    """
+
+    store: str
+    scope: str
+    base: str | None
+
+    def line(self) -> bytes:
+        """Return it as the first line of the manifest, without its end."""
+        return _line({"base": self.base, "pkgstore-archive": _FORMAT, "scope": self.scope, "store": self.store})
+
+    def check(self, entry: Entry) -> None:
+        """Raise ValueError for an entry that only an archive with a base has."""
+        if self.base is None and (entry.kind != "key" or entry.replaces is not None):
+            raise ValueError(f"the line of {keys.shown(entry.key)} speaks of a base, and there is none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +95,19 @@ class Totals:
         )
 
 
-def head_line(base: str | None) -> bytes:
-    """Return the first line. ``base`` is the sha256 of the manifest of the archive that this one continues, if any."""
-    return _line({"base": base, "pkgstore-archive": _FORMAT})
-
-
-def parsed_head(line: bytes) -> str | None:
-    """Return the base that a first line names. Raises ValueError for a line of another form."""
+def parsed_head(line: bytes) -> Head:
+    """Return what a first line says. Raises ValueError for a line of another form."""
     fields = _fields(line)
-    base = fields.get("base")
+    head = Head(fields.get("store", ""), fields.get("scope", ""), fields.get("base"))
     if fields.get("pkgstore-archive") != _FORMAT:
         raise ValueError(f"its format is {keys.shown(str(fields.get('pkgstore-archive')))}, which is not known here")
-    if not (base is None or is_digest("sha256", base)) or line != head_line(base):
+    if (
+        not (isinstance(head.store, str) and isinstance(head.scope, str))
+        or not (head.base is None or is_digest("sha256", head.base))
+        or line != head.line()
+    ):
         raise ValueError("its first line is malformed")
-    return base
+    return head
 
 
 def parsed(line: bytes) -> Entry:
@@ -109,7 +129,7 @@ def parsed(line: bytes) -> Entry:
     ):
         raise ValueError(f"the manifest has no good digests of {keys.shown(key)}")
     entry = Entry(key, size, fields, replaces, kind)
-    if not (replaces is None or is_digest("sha256", replaces)) or entry.line() != line:
+    if not (replaces is None or (kind == "key" and is_digest("sha256", replaces))) or entry.line() != line:
         raise ValueError(f"the line of {keys.shown(key)} is malformed")
     return entry
 
@@ -153,14 +173,17 @@ def lines(file: BinaryIO, start: int = 0) -> Iterator[bytes]:
         yield line[:-1]
 
 
-def entries(file: BinaryIO, start: int, *, totals: Totals | None = None) -> Iterator[Entry]:
+def entries(
+    file: BinaryIO, start: int, *, totals: Totals | None = None, starts: MutableMapping[Kind, int] | None = None
+) -> Iterator[Entry]:
     """Yield the entries of a manifest from byte ``start`` on, which is past its first line. Raises ValueError.
 
     ``totals`` is what was counted before ``start``; it counts on, and the last line has to agree. Within each kind
-    the entries are sorted by key.
+    the entries are sorted by key; ``starts`` takes notice of where each begins, unless it knows.
     """
     totals = totals if totals is not None else Totals()
-    last, rank = "", 0
+    starts = starts if starts is not None else {}
+    last, rank, at = "", 0, start
     rest = lines(file, start)
     for line in rest:
         if line.startswith(b'{"end"'):
@@ -172,8 +195,26 @@ def entries(file: BinaryIO, start: int, *, totals: Totals | None = None) -> Iter
             raise ValueError(f"the manifest has {keys.shown(entry.key)} twice, or out of order")
         rank, last = _KINDS.index(entry.kind), entry.key
         totals.count(entry)
+        starts.setdefault(entry.kind, at)
+        at += len(line) + 1
         yield entry
     raise ValueError("the manifest has no last line")
+
+
+def check_kinds(file: BinaryIO, starts: Mapping[Kind, int]) -> None:
+    """Raise ValueError for a key of which the manifest says two things; ``starts`` is where each kind begins."""
+    last = ""
+    for key in heapq.merge(*(_keys(file, kind, at) for kind, at in starts.items())) if len(starts) > 1 else ():
+        if key == last:
+            raise ValueError(f"the manifest has {keys.shown(key)} twice")
+        last = key
+
+
+def _keys(file: BinaryIO, kind: Kind, at: int) -> Iterator[str]:
+    for line in lines(file, at):
+        if line.startswith(b'{"end"') or (entry := parsed(line)).kind != kind:
+            return
+        yield entry.key
 
 
 def _line(fields: Mapping[str, Any]) -> bytes:

@@ -6,24 +6,27 @@ import hashlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from pkgstore.archive.walking import Item, Refused
 from pkgstore.errors import Corrupt, Exists, InvalidKey, Misconfigured, NotFound
-from pkgstore.hashing import CHUNK
+from pkgstore.hashing import CHUNK, Hasher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
     from pkgstore import Blob, Store
-    from pkgstore.archive.manifest import Entry
+    from pkgstore.archive.manifest import Entry, Kind
     from pkgstore.archive.walking import Walk
 
 _SMALL = 8 << 20
 _AHEAD_BYTES = 24 << 20
 
-Fate = Literal["new", "same", "replaced", "deleted", "conflict", "damaged", "refused", "left out", "missing"]
+Fate = Literal[
+    "new", "same", "replaced", "deleted", "conflict", "damaged", "refused", "withheld", "left out", "missing"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,8 @@ class Restored:
     ``new``, ``same``, ``replaced`` and ``deleted`` count blobs that are now as the archive says; ``conflict`` those of
     which the store has another version, that stays; ``damaged`` those whose bytes in the archive are not what its
     manifest says; ``refused`` what cannot be a blob, ``left_out`` control files, and ``missing`` blobs that the archive
-    leaves to its base, and that the store does not have. ``bytes`` are those of all blobs in the archive.
+    leaves to its base, and that the store does not have. ``withheld`` are those that would have been deleted, had all
+    else been in order. ``bytes`` are those of all blobs in the archive.
 
     ``has_manifest`` is false for a tar file that others made, of which nothing can be verified but that it is whole.
     ``signature`` is ``good``, ``unchecked`` or ``none``; ``base`` and ``sha256`` are the digests of the manifests.
@@ -55,6 +59,7 @@ class Restored:
     conflict: int = 0
     damaged: int = 0
     refused: int = 0
+    withheld: int = 0
     left_out: int = 0
     missing: int = 0
     blobs: int = 0
@@ -96,22 +101,19 @@ class Verification:
         return self.report
 
     def _take(self, item: Item) -> None:
-        sha256 = self._digest()
-        if item.digests and sha256 != item.digests["sha256"]:
-            self._tell(Outcome(item.key, "damaged", f"its sha256 is {sha256}, not {item.digests['sha256']}"))
+        hasher = Hasher(list(item.digests))
+        while data := self._walk.read(CHUNK):
+            hasher.update(data)
+        for name, found in hasher.digests().items():
+            if found != item.digests[name]:
+                self._tell(Outcome(item.key, "damaged", f"its {name} is {found}, not {item.digests[name]}"))
+                return
 
     def _settle(self) -> None:
         """Wait for what is under way."""
 
     def _finish(self) -> None:
         """Do what is to be done once the archive was read, and is whole."""
-
-    def _digest(self) -> str:
-        """Return the sha256 of the body at hand, by reading it."""
-        found = hashlib.sha256()
-        while data := self._walk.read(CHUNK):
-            found.update(data)
-        return found.hexdigest()
 
     def _tell(self, outcome: Outcome) -> None:
         self.report.count(outcome)
@@ -129,6 +131,7 @@ class Restore(Verification):
         *,
         replace: bool,
         apply_changes: bool,
+        any_base: bool,
         jobs: int,
     ) -> None:
         if jobs < 1:
@@ -137,10 +140,13 @@ class Restore(Verification):
         self._store = store
         self._replace = replace
         self._apply = apply_changes
+        self._any_base = any_base
         self._jobs = jobs
         self._pool: ThreadPoolExecutor | None = None
-        self._waiting: deque[tuple[int, Future[Outcome]]] = deque()
+        self._waiting: deque[tuple[Item, Future[Outcome]]] = deque()
+        self._comparing: deque[tuple[Entry, Future[Outcome]]] = deque()
         self._ahead = 0
+        self._based = self._found = 0
 
     def run(self) -> Restored:
         """Restore it all. Raises also what `Store.publish` raises of the store as a whole, such as `Full`."""
@@ -148,24 +154,31 @@ class Restore(Verification):
             try:
                 return super().run()
             finally:
-                for _, future in self._waiting:
-                    future.cancel()
+                for _, future in (*self._waiting, *self._comparing):
+                    if not future.cancel() and future.exception() is None:
+                        self._tell(future.result())
 
     def _take(self, item: Item) -> None:
         assert self._pool is not None
         if item.size > _SMALL:
-            self._tell(self._restored(item, None))
+            self._settled(item, self._restored(item, None))
             return
         while self._waiting and (self._ahead + item.size > _AHEAD_BYTES or len(self._waiting) >= 2 * self._jobs):
             self._settle_one()
         body = self._walk.read_all()
         self._ahead += item.size
-        self._waiting.append((item.size, self._pool.submit(self._restored, item, body)))
+        self._waiting.append((item, self._pool.submit(self._restored, item, body)))
 
     def _settle_one(self) -> None:
-        size, future = self._waiting.popleft()
-        self._ahead -= size
-        self._tell(future.result())
+        item, future = self._waiting.popleft()
+        self._ahead -= item.size
+        self._settled(item, future.result())
+
+    def _settled(self, item: Item, outcome: Outcome) -> None:
+        if item.replaces is not None:
+            self._based += 1
+            self._found += outcome.fate in ("same", "replaced")
+        self._tell(outcome)
 
     def _settle(self) -> None:
         while self._waiting:
@@ -178,7 +191,14 @@ class Restore(Verification):
             if there is None:
                 self._publish(item, body, replace=False)
                 return Outcome(item.key, "new")
-            if there.size == item.size and there.digests["sha256"] == self._sha256(item, body):
+            if self._replace and body is None and not item.digests:  # to compare it would be to read it, once for all
+                self._publish(item, body, replace=True)
+                return Outcome(item.key, "replaced")
+            if (
+                there.size == item.size
+                and there.digests["sha256"] == self._sha256(item, body)
+                and not (self._replace and self._has_rotted(item.key))
+            ):
                 return Outcome(item.key, "same")
             if self._replace or (self._apply and there.digests["sha256"] == item.replaces):
                 self._publish(item, body, replace=True)
@@ -205,42 +225,82 @@ class Restore(Verification):
         except NotFound:
             return None
 
+    def _has_rotted(self, key: str) -> bool:
+        """Read what is there: the medium's recorded digest may be all that is left of it."""
+        try:
+            with self._store.open(key, fresh=True) as reader:
+                while reader.read(CHUNK):
+                    pass
+        except (Corrupt, NotFound):
+            return True
+        return False
+
     def _sha256(self, item: Item, body: bytes | None) -> str:
         if item.digests:
             return item.digests["sha256"]
-        return self._digest() if body is None else hashlib.sha256(body).hexdigest()
+        found = hashlib.sha256(body or b"")
+        while body is None and (data := self._walk.read(CHUNK)):
+            found.update(data)
+        return found.hexdigest()
 
     # -- what the manifest says besides -------------------------------------------------------------------------------
 
     def _finish(self) -> None:
+        self._each("kept", self._kept)
+        if self._apply:
+            why = self._why_to_withhold()
+            self._each("deleted", partial(self._gone, why))
+
+    def _each(self, kind: Kind, compare: Callable[[Entry], Outcome]) -> None:
         assert self._pool is not None
         for entry in self._walk.rest():
-            while len(self._waiting) >= 2 * self._jobs:
-                self._settle_rest()
-            self._waiting.append((0, self._pool.submit(self._compared, entry)))
-        while self._waiting:
-            self._settle_rest()
+            if entry.kind == kind:
+                while len(self._comparing) >= 2 * self._jobs:
+                    self._settle_entry()
+                self._comparing.append((entry, self._pool.submit(self._compared, entry, compare)))
+        while self._comparing:
+            self._settle_entry()
 
-    def _settle_rest(self) -> None:
-        outcome = self._waiting.popleft()[1].result()
+    def _settle_entry(self) -> None:
+        entry, future = self._comparing.popleft()
+        outcome = future.result()
+        if entry.kind == "kept":
+            self._based += 1
+            self._found += outcome.fate == "same"
         if outcome.fate != "same":
             self._tell(outcome)
 
-    def _compared(self, entry: Entry) -> Outcome:
+    def _compared(self, entry: Entry, compare: Callable[[Entry], Outcome]) -> Outcome:
+        try:
+            return compare(entry)
+        except InvalidKey as exc:
+            return Outcome(entry.key, "refused", str(exc))
+
+    def _kept(self, entry: Entry) -> Outcome:
         there = self._there(entry.key)
-        is_it = there is not None and there.digests["sha256"] == entry.digests["sha256"]
-        if entry.kind == "kept":
-            if is_it:
-                return Outcome(entry.key, "same")
-            if there is None:
-                return Outcome(entry.key, "missing", "the archive leaves it to its base, which is to be restored first")
-            return Outcome(entry.key, "conflict", _CONFLICT)
-        if there is None or not self._apply:
+        if there is None:
+            return Outcome(entry.key, "missing", "the archive leaves it to its base, which is to be restored first")
+        is_it = there.digests["sha256"] == entry.digests["sha256"]
+        return Outcome(entry.key, "same") if is_it else Outcome(entry.key, "conflict", _CONFLICT)
+
+    def _gone(self, why: str, entry: Entry) -> Outcome:
+        there = self._there(entry.key)
+        if there is None:
             return Outcome(entry.key, "same")
-        if not is_it:
+        if there.digests["sha256"] != entry.digests["sha256"]:
             return Outcome(entry.key, "conflict", "it was deleted, but the store has another version, which stays")
+        if why:
+            return Outcome(entry.key, "withheld", why)
         self._store.delete(entry.key)
         return Outcome(entry.key, "deleted")
+
+    def _why_to_withhold(self) -> str:
+        """Say why nothing is to be deleted; empty where it may be."""
+        if self.report.damaged or self.report.refused:
+            return "it is not deleted, as something in the archive is damaged or was refused"
+        if self._any_base or 0 < self._based <= 2 * self._found:
+            return ""
+        return f"it is not deleted, as the store has {self._found:,} of the base's {self._based:,} other blobs"
 
 
 _CONFLICT = "the store has another version, which stays"

@@ -35,6 +35,11 @@ def read_key(path: str | os.PathLike[str]) -> bytes:
     """Return the key in a file: 32 bytes, as they are, in hexadecimal or in base64. Raises `Misconfigured`."""
     data = read_small(path)
     if len(data) == _KEY:
+        if data.isascii() and data.decode().replace("\n", " ").isprintable():
+            raise Misconfigured(
+                f"{os.fspath(path)} holds {_KEY} printable characters, so a shorter key, or a password: make a"
+                f" key with `openssl rand -hex {_KEY}`"
+            )
         return data
     text = data.strip()
     for decode in (bytes.fromhex, _from_base64):
@@ -73,7 +78,8 @@ def unsealed(read: Callable[[int], bytes], key: bytes) -> Iterator[bytes]:
 
     Raises `Denied` for another key, and `Corrupt` for what is not as it was sealed.
     """
-    from cryptography.exceptions import InvalidTag
+    with needed("encryption", "archive"):
+        from cryptography.exceptions import InvalidTag
 
     head = read(len(MAGIC) + _NAME + _SALT)
     if len(head) != len(MAGIC) + _NAME + _SALT:

@@ -21,6 +21,9 @@ class Signer(Protocol):
     def sign(self, digest: str) -> str:
         """Return the signature of a digest, in hexadecimal."""
 
+    def checker(self) -> Checker:
+        """Return who trusts what this one signs."""
+
 
 class Checker(Protocol):
     """Who knows whether a signature is good."""
@@ -77,6 +80,9 @@ class _Signer:
         signature: bytes = self._key.sign(_CONTEXT + digest.encode())  # type: ignore[attr-defined]
         return signature.hex()
 
+    def checker(self) -> Checker:
+        return _Checker(self._key.public_key())  # type: ignore[attr-defined]
+
 
 class _Checker:
     def __init__(self, key: object) -> None:
@@ -86,7 +92,8 @@ class _Checker:
         from cryptography.exceptions import InvalidSignature
 
         try:
-            self._key.verify(bytes.fromhex(signature), _CONTEXT + digest.encode())  # type: ignore[attr-defined]
+            data = bytes.fromhex(signature)
+            self._key.verify(data, _CONTEXT + digest.encode())  # type: ignore[attr-defined]
         except (InvalidSignature, ValueError):
             return False
-        return True
+        return data.hex() == signature

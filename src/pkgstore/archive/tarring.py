@@ -58,13 +58,17 @@ def ending(length: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member. ``name`` is None where it is not UTF-8; ``refusal`` says what it is, if not a file or folder."""
+    """One member. ``name`` is None where it is not UTF-8; ``refusal`` says what it is, if not a file or folder.
+
+    ``header`` is all that stands before its body, as it was read.
+    """
 
     name: str | None
     size: int
     is_folder: bool
     refusal: str
     comment: str
+    header: bytes
 
 
 class Members:
@@ -115,8 +119,10 @@ class Members:
     def _member(self) -> Member | None:
         records: dict[str, bytes] = {}
         everywhere = extensions = 0
+        read = bytearray()
         while True:
             block = self._exactly(BLOCK)
+            read += block
             if block == _EMPTY:
                 if extensions:
                     self.fail("it ends after an extended header")
@@ -131,16 +137,16 @@ class Members:
             if extensions > _MOST_EXTENSIONS or everywhere > _LONGEST_EXTENSION:
                 self.fail("a member has more extended headers than any needs")
             data = self._exactly(size)
-            self._exactly(-size % BLOCK)
+            read += data + self._exactly(-size % BLOCK)
             if kind == b"x":
                 records.update(self._records(data))
             elif kind == b"g":
                 self._records(data)  # for all that follow: nothing that matters here
             elif kind == b"L":
                 records["path"] = data.rstrip(b"\0")
-        return self._described(block, kind, records)
+        return self._described(block, kind, records, bytes(read))
 
-    def _described(self, block: bytes, kind: bytes, records: dict[str, bytes]) -> Member:
+    def _described(self, block: bytes, kind: bytes, records: dict[str, bytes], header: bytes) -> Member:
         path = records.get("path")
         if path is None:
             path = block[:100].partition(b"\0")[0]
@@ -165,7 +171,7 @@ class Members:
             size = 0
         elif kind not in (b"0", b"\0", b"7"):
             refusal = f"of the unknown kind {kind!a}"
-        return Member(name, size, is_folder, refusal, (_decoded(records.get("comment", b"")) or ""))
+        return Member(name, size, is_folder, refusal, (_decoded(records.get("comment", b"")) or ""), header)
 
     def _checked(self, block: bytes) -> bytes:
         """Return the kind of a header whose checksum is right."""

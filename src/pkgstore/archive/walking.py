@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
+import tempfile
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, NoReturn, Self
 
 from pkgstore import keys
-from pkgstore.archive import manifest, packing, sealing
+from pkgstore.archive import local, manifest, packing, sealing
+from pkgstore.archive.base import Base
 from pkgstore.archive.local import Rewound, exactly, spool
-from pkgstore.archive.tarring import Members
+from pkgstore.archive.tarring import Members, header
 from pkgstore.errors import Corrupt, Denied, InvalidKey, Misconfigured
 from pkgstore.hashing import Hasher
 
@@ -38,6 +40,10 @@ class Limits:
     ratio: float = 200.0
     total: int | None = None
     blob: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.ratio >= 1:
+            raise Misconfigured(f"an archive cannot unpack to at most {self.ratio:g} times its size: allow 1 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +92,29 @@ class Walk:
         self._head_length = 0
         self.signature: Literal["good", "unchecked", "none"] = "none"
         self.has_manifest = False
-        self.base: str | None = None
+        self.head: manifest.Head | None = None
         self.is_whole = False
 
     def __iter__(self) -> Iterator[Item | Refused]:
         members = iter(self._members)
         first = next(members, None)
         self.has_manifest = first is not None and first.name == manifest.HEAD
-        if first is None or not self.has_manifest:
+        if first is None:
+            self._fail("it holds no archive: there is nothing before its end")
+        if not self.has_manifest:
             if self._checker is not None:
                 raise Denied("the archive is not signed, and a key to check it with was given: take one that is")
-            if first is not None:
-                yield from self._of_others(first, members)
+            yield from self._of_others(first, members)
         else:
-            self._read_head(first)
-            yield from self._ours(members)
+            if self._strip:
+                raise Misconfigured("pkgstore made the archive: its names are keys, so leave out --strip-components")
+            yield from self._ours(members, self._read_head(first))
         self.is_whole = True
+
+    @property
+    def base(self) -> str | None:
+        """The digest of the manifest of the archive that this one continues, if any."""
+        return None if self.head is None else self.head.base
 
     @property
     def is_broken(self) -> bool:
@@ -128,11 +141,11 @@ class Walk:
                 if entry.kind != "key":
                     yield entry
 
-    def manifest(self) -> tuple[BinaryIO, int]:
-        """Return the manifest and where its entries begin, once the last blob was read. Raises `Misconfigured`."""
-        if self._manifest is None:
+    def as_base(self) -> Base:
+        """Return the manifest, once the last blob was read. Raises `Misconfigured`."""
+        if self._manifest is None or self.head is None:
             raise Misconfigured("there is no manifest in that archive: give one that pkgstore exported")
-        return self._manifest, self._head_length
+        return Base(self._manifest, self._head_length, self.sha256, self.head)
 
     def __enter__(self) -> Self:
         return self
@@ -143,33 +156,42 @@ class Walk:
 
     # -- our own ------------------------------------------------------------------------------------------------------
 
-    def _read_head(self, member: Member) -> None:
+    def _check_header(self, member: Member) -> None:
+        """Refuse what the exporter would not have written: the signature is of the manifest, and tar heeds more."""
+        if member.name is None or member.header != header(member.name, member.size, member.comment):
+            self._fail(f"the header of {keys.shown(str(member.name))} is not as pkgstore writes it")
+
+    def _read_head(self, member: Member) -> manifest.Head:
+        self._check_header(member)
         if member.size > manifest.LONGEST_LINE:
             self._fail("its head is too long")
         line = self.read_all()
         if not line.endswith(b"\n"):
             self._fail("its head is malformed")
         try:
-            self.base = manifest.parsed_head(line[:-1])
+            head = self.head = manifest.parsed_head(line[:-1])
         except ValueError as exc:
             self._fail(str(exc))
         self._running.add_text(line)
         self._head_length = len(line)
         self._check(_comment(member)[0])
+        return head
 
-    def _ours(self, members: Iterator[Member]) -> Iterator[Item | Refused]:
+    def _ours(self, members: Iterator[Member], head: manifest.Head) -> Iterator[Item | Refused]:
         last = ""
         for member in members:
             if member.is_folder or member.refusal:
                 self._fail(f"it holds {member.refusal or 'a folder'}, which pkgstore does not write")
+            self._check_header(member)
             signature, line = _comment(member)
             if member.name == manifest.MANIFEST:
-                self._read_manifest(member, signature)
+                self._read_manifest(member, signature, head)
                 if next(members, None) is not None:
                     self._fail("something follows its manifest")
                 return
             try:
                 entry = manifest.parsed(line)
+                head.check(entry)
             except ValueError as exc:
                 self._fail(str(exc))
             if (entry.kind, entry.key, entry.size) != ("key", member.name, member.size):
@@ -186,7 +208,7 @@ class Walk:
                 yield Refused(entry.key, self._too_large(entry.size))
         self._fail("it has no manifest at its end")
 
-    def _read_manifest(self, member: Member, signature: str) -> None:
+    def _read_manifest(self, member: Member, signature: str, head: manifest.Head) -> None:
         """Take the whole manifest, which must begin with the lines that came with the blobs."""
         if member.size < self._running.length:
             self._fail("its manifest leaves out blobs")
@@ -205,9 +227,12 @@ class Walk:
             self._running.add_text(data)
         self._check(signature)
         try:
-            for entry in manifest.entries(file, beginning, totals=self._totals):
+            starts: dict[manifest.Kind, int] = {"key": self._head_length}
+            for entry in manifest.entries(file, beginning, totals=self._totals, starts=starts):
                 if entry.kind == "key":
                     self._fail(f"it lacks {keys.shown(entry.key)}, which its manifest has")
+                head.check(entry)
+            manifest.check_kinds(file, starts)
         except ValueError as exc:
             self._fail(str(exc))
 
@@ -238,13 +263,13 @@ class Walk:
         name = member.name
         while name.startswith("./"):
             name = name[2:]
-        parts = name.split("/")
+        parts = whole = name.split("/")
         if not name.startswith("/"):
-            if len(parts) <= self._strip:
+            if len(parts) <= self._strip or not {"", ".", ".."}.isdisjoint(parts[: self._strip]):
                 return Refused(shown, f"its name has no more than the {self._strip} folders that are left out")
             parts = parts[self._strip :]
         key = "/".join(parts)
-        if keys.CONTROL in parts or parts[0] == _LOST:
+        if keys.CONTROL in whole or parts[0] == _LOST:
             return Refused(shown, "no package: it belongs to pkgstore or to the file system", is_ours=True)
         if member.refusal:
             return Refused(shown, f"it is {member.refusal}")
@@ -274,13 +299,18 @@ class _Seen:
     """Which names there were: on disk, when there are many."""
 
     def __enter__(self) -> Self:
-        self._names = sqlite3.connect("")
-        self._names.execute("CREATE TABLE seen (name TEXT PRIMARY KEY) WITHOUT ROWID")
+        with local.temporary(), tempfile.NamedTemporaryFile() as file:  # its name goes at once, as of all of them
+            self._names = sqlite3.connect(file.name, isolation_level=None)
+            self._names.execute("PRAGMA journal_mode=OFF")
+            self._names.execute("PRAGMA synchronous=OFF")
+            self._names.execute("BEGIN")
+            self._names.execute("CREATE TABLE seen (name TEXT PRIMARY KEY) WITHOUT ROWID")
         return self
 
     def add(self, name: str) -> bool:
         """Take notice of a name; False when it was there before."""
-        return self._names.execute("INSERT OR IGNORE INTO seen VALUES (?)", (name,)).rowcount == 1
+        with local.temporary():
+            return self._names.execute("INSERT OR IGNORE INTO seen VALUES (?)", (name,)).rowcount == 1
 
     def __exit__(self, *exc: object) -> None:
         self._names.close()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pkgstore.archive import Limits, Outcome, Restored
 
 _FORMATS = ("tar.zst", "tar.gz", "tar")
-_SHOWN = {"conflict", "damaged", "refused", "missing"}
+_SHOWN = {"conflict", "damaged", "refused", "withheld", "missing"}
 _REPORT = "what is out of order, one per line, and then a report"
 _MOST_KEYS = 3
 
@@ -56,12 +56,15 @@ def export(
     it to the packages in their layout. Needs pkgstore[archive] for zstd, keys and signatures.
     """
     from pkgstore import archive
+    from pkgstore.archive.local import check_target
     from pkgstore.archive.packing import format_of
 
     file = files.named(file, sys.stdout)
     to_stdout = file == files.STANDARD and into is None
     if to_stdout and as_json:
         raise click.UsageError("--json goes to standard output, and so would the archive: give a FILE")
+    if into is None and not to_stdout:
+        check_target(file)
     chosen: Any = form or ("tar.zst" if to_stdout else format_of(file))
     with (
         opened(url, options, create=False, readonly=True) as whole,
@@ -126,6 +129,7 @@ def _reading_an_archive(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--scope", default="", metavar="PREFIX", help="Publish below PREFIX, such as tenant/.")
 @click.option("--replace", is_flag=True, help="Let the archive's version take the place of what the store has.")
 @click.option("--apply-changes", is_flag=True, help="Delete and replace what was deleted and replaced since the base.")
+@click.option("--any-base", is_flag=True, help="Delete, too, where the store has little of what the base had.")
 @click.option("--jobs", default=8, type=click.IntRange(1, 1000), help="How many blobs are under way at a time.")
 @_reading_an_archive
 @json_option(_REPORT)
@@ -138,6 +142,7 @@ def restore(
     scope: str,
     replace: bool,
     apply_changes: bool,
+    any_base: bool,
     jobs: int,
     as_json: bool,
     **reading: Any,
@@ -155,29 +160,33 @@ def restore(
         _read(file, whence, "restore", as_json=as_json) as source,
     ):
         store = whole.scope(scope) if scope else whole
-        report = archive.restore(
-            source,
-            store,
-            replace=replace,
-            apply_changes=apply_changes,
-            jobs=jobs,
-            told=(told := _Told(as_json=as_json)),
-            **_given(reading),
-        )
         where = store.where
+        told = _Told(as_json=as_json)
+        try:
+            report = archive.restore(
+                source,
+                store,
+                replace=replace,
+                apply_changes=apply_changes,
+                any_base=any_base,
+                jobs=jobs,
+                told=told,
+                **_given(reading),
+            )
+        except pkgstore.StoreError:
+            if told.count:
+                if as_json:
+                    put_json(**asdict(told.report))
+                else:
+                    put_line(f"Stopped after {_blobs(told.count)}, to {where}: {_shown(told.report)}.")
+            raise
     if as_json:
         put_json(**asdict(report))
     else:
-        counts = {
-            "new": report.new,
-            "the same": report.same,
-            "replaced": report.replaced,
-            "deleted": report.deleted,
-            "in conflict": report.conflict,
-            **_bad(report),
-        }
-        shown = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count or name == "new")
-        put_line(f"Restored {_blobs(report.blobs)}, {size_text(report.bytes)}, to {where}: {shown}; {_trust(report)}.")
+        put_line(
+            f"Restored {_blobs(report.blobs)}, {size_text(report.bytes)}, to {where}: {_shown(report)};"
+            f" {_trust(report)}."
+        )
     told.judge(report)
 
 
@@ -196,20 +205,30 @@ def verify_archive(file: str, whence: str | None, as_json: bool, **reading: Any)
         put_json(**asdict(report))
     else:
         bad = ", ".join(f"{count:,} {name}" for name, count in _bad(report).items() if count)
+        how = "damaged" if report.damaged else "whole"
         put_line(
-            f"{file} is whole: {_blobs(report.blobs)}, {size_text(report.bytes)}{bad and ', '}{bad}; {_trust(report)}."
+            f"{file} is {how}: {_blobs(report.blobs)}, {size_text(report.bytes)}{bad and ', '}{bad}; {_trust(report)}."
         )
     told.judge(report)
 
 
 class _Told:
-    """Prints what is out of order as it comes, and remembers the first keys for the error at the end."""
+    """Prints what is out of order as it comes, and remembers the first keys for the error at the end.
+
+    ``report`` counts what was told, of which the archive's own report is not had when it ends early.
+    """
 
     def __init__(self, *, as_json: bool) -> None:
+        from pkgstore.archive import Restored
+
+        self.report = Restored()
+        self.count = 0
         self._as_json = as_json
         self._first: dict[str, list[str]] = {}
 
     def __call__(self, outcome: Outcome) -> None:
+        self.count += 1
+        self.report.count(outcome)
         if outcome.fate not in _SHOWN:
             return
         first = self._first.setdefault(outcome.fate, [])
@@ -222,26 +241,53 @@ class _Told:
 
     def judge(self, report: Restored) -> None:
         """Raise the error, if any, that what was told amounts to."""
-        for fate, kind, says in (
-            ("damaged", pkgstore.Corrupt, "is damaged in the archive: take another copy"),
-            ("refused", pkgstore.InvalidKey, "was refused, and not restored: see above"),
-            ("conflict", pkgstore.Exists, "is there in another version, which stays: look at both, or give --replace"),
-            ("missing", pkgstore.NotFound, "is not there: restore the base of the archive first"),
+        for fate, kind, one, more, says in (
+            ("damaged", pkgstore.Corrupt, "is", "are", "damaged in the archive: take another copy"),
+            ("refused", pkgstore.InvalidKey, "was", "were", "refused, and not restored: see above"),
+            (
+                "withheld",
+                pkgstore.Misconfigured,
+                "was",
+                "were",
+                "not deleted: see above why; --any-base is for stores that are to have little of the base",
+            ),
+            (
+                "conflict",
+                pkgstore.Exists,
+                "is",
+                "are",
+                "there in another version, which stays: look at both, or give --replace",
+            ),
+            ("missing", pkgstore.NotFound, "is", "are", "not there: restore the base of the archive first"),
         ):
             count = getattr(report, fate)
             if count:
                 names = ", ".join(self._first[fate]) + (", ..." if count > len(self._first[fate]) else "")
-                raise kind(f"{count:,} of the archive's members: {names} {says}", key=self._first[fate][0])
+                members = f"{count:,} {'member' if count == 1 else 'members'} of the archive"
+                raise kind(f"{members} {one if count == 1 else more} {says}: {names}", key=self._first[fate][0])
 
 
 def _blobs(count: int) -> str:
     return "1 blob" if count == 1 else f"{count:,} blobs"
 
 
+def _shown(report: Restored) -> str:
+    counts = {
+        "new": report.new,
+        "the same": report.same,
+        "replaced": report.replaced,
+        "deleted": report.deleted,
+        "in conflict": report.conflict,
+        **_bad(report),
+    }
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count or name == "new")
+
+
 def _bad(report: Restored) -> dict[str, int]:
     return {
         "damaged": report.damaged,
         "refused": report.refused,
+        "not deleted": report.withheld,
         "left out": report.left_out,
         "missing": report.missing,
     }
