@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 METHODS = {name for name, value in vars(Store).items() if callable(value) and not name.startswith("_")}
-INHERITED = {"control", "publish", "get_or_publish", "read", "reencrypt", "scope"}
+INHERITED = {"bundle", "control", "publish", "get_or_publish", "read", "reencrypt", "scope"}
 """Methods that are right for a pair as they are: built on others, or on what a pair gives its own version of."""
 
 

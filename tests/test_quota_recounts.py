@@ -17,7 +17,7 @@ from pkgstore.accounts import Amounts, Short
 from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, Outage, with_driver
 from pkgstore.testing.processes import until
 from pkgstore.testing.sources import Once
-from tests.quotas import SHORT, Hooked, assert_exact, document, hooked, quick, store, url, visible
+from tests.quotas import SHORT, Hooked, assert_exact, die, document, hooked, quick, store, url, visible
 from tests.told import Told
 
 if TYPE_CHECKING:
@@ -293,3 +293,59 @@ def test_an_outage_that_is_over_is_not_told_of(url: str, store: Store) -> None:
         with pytest.raises(Short):
             other._quota._exchange(need=Amounts({"": (10_000, 1)}))
         other._quota._exchange(keep=True, asked=asked - 10)
+
+
+def test_one_who_wakes_in_a_count_and_leaves_has_not_been_silent(url: str, store: Store) -> None:
+    """What it made visible behind the listing is entered, and must not be overwritten."""
+    with pkgstore.open(url) as below, ThreadPoolExecutor(4) as pool:
+        slow = Slow(below)
+        counter = with_driver(below, slow)
+        counter.publish("first", b"1")
+        with hooked(url) as (sleeper, driver):
+            go, reached = threading.Event(), threading.Event()
+            driver.before = lambda: (reached.set(), go.wait(60))
+            published = pool.submit(sleeper.publish, "a", bytes(600))
+            reached.wait(60)
+            sleep = asleep(sleeper, 2 * SHORT)
+            count = pool.submit(counter.usage, recount=True)
+            until(lambda: slow.counts > 0, "that the count has begun")
+            sleep.join()
+            go.set()
+            published.result(60)
+            sleeper._quota.close()
+        count.result(60)
+        with pytest.raises(QuotaExceeded):
+            store.publish("b", bytes(900))
+        assert_exact(store)
+        counter._quota.close()
+
+
+def test_who_waits_for_a_count_is_told_when_the_medium_is_gone(url: str, store: Store) -> None:
+    with pkgstore.open(url) as below, hooked(url, timeout=0.5) as (other, driver), ThreadPoolExecutor(2) as pool:
+        counter = with_driver(below, Slow(below))
+        held = Once(lambda: until(lambda: other._quota._parked != "", "that it holds still"))
+        published = pool.submit(other.publish, "a", Told(bytes(100), lambda at: at and held()))
+        until(lambda: document(store).get("holders", {}).get(other._quota._holder), "that it has something in hand")
+        count = pool.submit(counter.usage, recount=True)
+        until(lambda: other._quota._parked != "", "that it holds still")
+        driver.is_cut_off = True
+        with pytest.raises(Unavailable):
+            published.result(30)
+        driver.is_cut_off = False
+        count.result(60)
+        counter._quota.close()
+
+
+def test_an_idle_process_sees_to_a_counter_that_died(url: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tending, "_IDLE", 60)
+    with pkgstore.open(url) as below, pkgstore.open(url) as other, ThreadPoolExecutor(1) as pool:
+        counter = with_driver(below, Slow(below))
+        other.publish("first", bytes(100))
+        count = pool.submit(counter.usage, recount=True)
+        until(lambda: other._quota._told == counter._quota._holder, "that it holds still")
+        die(counter)
+        with pytest.raises(ValueError, match="closed"):
+            count.result(60)
+        until(lambda: not document(store).get("recount"), "that nobody counts any more")
+        monkeypatch.setattr(tending, "_IDLE", 0.1)
+        assert_exact(store)

@@ -254,7 +254,8 @@ class Granting(Tending):
                 self._busy.discard(grant.path)
             self._used = clock()
             self._changed.notify_all()
-            self._start_tending()
+            if self._beat:
+                self._start_tending()
 
     def _there(self, path: str, key: str) -> Blob | None:
         try:

@@ -45,10 +45,11 @@ class Tending(Holder):
         others do not hold still.
         """
         with self._entered():
-            deadline = clock() + self._calls.timeout + 2 * accounts.LEASE
+            deadline = clock() + self._patience
             while True:
                 while self._parked and self._parked not in self._silent:
                     self._stand_by(math.inf)
+                    deadline = clock() + self._patience
                 if self._is_counted(deadline) or (if_silent and not self._silent):
                     break
                 if clock() > deadline and not self._is_held_up:
@@ -61,7 +62,11 @@ class Tending(Holder):
             self.recount(if_silent=True)
 
     def _stand_by(self, deadline: float) -> None:
-        """Wait a moment for others. One that counts is waited for to its end."""
+        """Wait a moment for others. One that counts is waited for to its end, while the ledger can be looked up."""
+        if self._parked not in ("", self._holder) and clock() - (self._looked or 0) > self._patience:
+            raise Unavailable(
+                f"the quota of {self._calls.where} cannot be looked up: check that the medium is mounted and reachable"
+            )
         if clock() > deadline and not self._is_held_up and self._parked in ("", self._holder):
             raise self._held_up()
         self._pause(random.uniform(TICK / 4, TICK))
@@ -75,6 +80,10 @@ class Tending(Holder):
         if self._thread in (None, threading.current_thread()):
             with contextlib.suppress(Gone, Held):
                 self._keep()
+
+    @property
+    def _patience(self) -> float:
+        return self._calls.timeout + 2 * accounts.LEASE
 
     def _held_up(self) -> Unavailable:
         return Unavailable(f"the blobs of {self._calls.where} are being counted, or its quota changed: try again")
@@ -95,13 +104,19 @@ class Tending(Holder):
     def _is_counted(self, deadline: float) -> bool:
         """Count; False when somebody did not hold still."""
         self._parked = mine = self._holder
+        is_counted = False
         try:
-            if self._has_counted(mine, deadline):
-                return True
+            is_counted = self._has_counted(mine, deadline)
         finally:
             if self._parked == mine:  # else it was taken for dead, and another thread may count by now
                 self._parked = self._told if self._told != mine else ""  # as the ledger says for whom it holds still
+            if not is_counted:
+                self._contact = -math.inf  # so that it is told at once that nobody counts
+                if self._beat or self._attempts:
+                    self._start_tending()
             self._changed.notify_all()
+        if is_counted:
+            return True
         if self._holder == mine and not self._parked:
             self._watch_others()  # to hold still for who counts
             self._stand_by(deadline)
@@ -117,23 +132,23 @@ class Tending(Holder):
             document = self._exchange(keep=True, also=self._mark)
         except (Gone, Held):
             return False
-        doubtful, doubted = self._doubtful, self._doubted
+        doubted = self._doubted
+        settled: Amounts | None = None
         try:
-            still = self._still(document, mine, deadline)
-            is_decided = doubted is None or clock() - doubted >= accounts.LEASE
+            still = self._still(document, mine, max(deadline, clock() + 2 * accounts.LEASE))
+            is_decided = doubted is not None and clock() - doubted >= accounts.LEASE
             totals = self._counted(list(document["scopes"]), mine)
-            if is_decided:
-                self._doubtful, self._doubted = Amounts(), None
+            if is_decided and self._doubted == doubted:  # else there is more in doubt by now
+                settled, self._doubtful, self._doubted = self._doubtful, Amounts(), None
             self._exchange(keep=True, also=lambda document: self._enter_totals(document, totals, still))
             return True
         except Gone:
             return False
-        except Held:
-            self._doubtful, self._doubted = doubtful, doubted
-            return False
-        except BaseException:
-            self._doubtful, self._doubted = doubtful, doubted
-            self._contact = -math.inf  # so that it is told at once that nobody counts
+        except BaseException as exc:
+            if settled is not None:
+                self._doubtful, self._doubted = settled, doubted
+            if isinstance(exc, Held):
+                return False
             raise
 
     def _mark(self, document: dict[str, Any]) -> None:
@@ -183,7 +198,7 @@ class Tending(Holder):
 
     def _enter_totals(self, document: dict[str, Any], totals: Amounts, silent: dict[str, str]) -> None:
         holders = document["holders"]
-        if document.get("recount") != self._holder:
+        if document.get("recount") != self._holder or not silent.keys() <= holders.keys():  # one has woken, and left
             raise Held
         for name, each in holders.items():
             # One that was silent may have woken, made its blob visible behind the listing, and hold still only since.
@@ -234,11 +249,14 @@ class Tending(Holder):
     def _is_tended(self) -> bool:
         """Do what has to be done now; return whether that was all."""
         now = clock()
-        if not self._parked:
+        is_busy = bool(self._in_flight or self._busy or self._committing)
+        if self._parked in self._silent and not is_busy:  # else who waits there sees to it
+            self.recount(if_silent=True)
+        elif not self._parked:
             if self._doubted is not None:
                 if now - self._doubted > accounts.LEASE:
                     self.recount()
-            elif not (self._in_flight or self._busy or self._committing) and now - self._used > _IDLE:
+            elif not is_busy and now - self._used > _IDLE:
                 return self._is_at_rest(now)
         self._keep()
         return False
