@@ -10,6 +10,7 @@ import tarfile
 from typing import TYPE_CHECKING
 
 from pkgstore import archive
+from tests import needs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,8 +81,8 @@ def member(name: str, body: bytes = b"", **fields: object) -> tuple[tarfile.TarI
 def signing_keys(folder: Path, name: str = "key") -> tuple[Path, Path]:
     """Return the files of a new Ed25519 key and of its public half, made with OpenSSL."""
     private, public = folder / f"{name}.pem", folder / f"{name}.pub.pem"
-    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", private], check=True)
-    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True)
+    subprocess.run([needs.program("openssl"), "genpkey", "-algorithm", "ed25519", "-out", private], check=True)
+    subprocess.run([needs.program("openssl"), "pkey", "-in", private, "-pubout", "-out", public], check=True)
     return private, public
 
 

@@ -16,6 +16,7 @@ import pytest
 import pkgstore
 from pkgstore import Store, archive
 from pkgstore.archive import sealing
+from tests import needs
 from tests.archives import (
     bodies,
     contents,
@@ -588,7 +589,7 @@ def test_no_byte_of_a_segment_that_is_not_in_its_place_is_given_out() -> None:
 def test_how_a_key_may_be_written(store: Store, empty: Store, tmp_path: Path, write: str) -> None:
     commands = {"hex": ["-hex", "32"], "base64": ["-base64", "32"], "raw": ["32"]}
     (tmp_path / "key").write_bytes(
-        subprocess.run(["openssl", "rand", *commands[write]], check=True, capture_output=True).stdout
+        subprocess.run([needs.program("openssl"), "rand", *commands[write]], check=True, capture_output=True).stdout
     )
     assert restored(exported(store, encrypt_key=tmp_path / "key"), empty, decrypt_key=tmp_path / "key").new == 16
 
@@ -596,8 +597,10 @@ def test_how_a_key_may_be_written(store: Store, empty: Store, tmp_path: Path, wr
 def test_keys_that_are_none(store: Store, tmp_path: Path) -> None:
     private, public = signing_keys(tmp_path)
     rsa, locked, junk = tmp_path / "rsa.pem", tmp_path / "locked.pem", tmp_path / "junk"
-    subprocess.run(["openssl", "genpkey", "-algorithm", "rsa", "-quiet", "-out", rsa], check=True)
-    subprocess.run(["openssl", "pkey", "-in", private, "-aes256", "-passout", "pass:x", "-out", locked], check=True)
+    subprocess.run([needs.program("openssl"), "genpkey", "-algorithm", "rsa", "-quiet", "-out", rsa], check=True)
+    subprocess.run(
+        [needs.program("openssl"), "pkey", "-in", private, "-aes256", "-passout", "pass:x", "-out", locked], check=True
+    )
     junk.write_bytes(b"secret" * 5000)
     for path, says in ((rsa, "not of Ed25519"), (locked, "password"), (public, "no private key"), (junk, "too large")):
         with pytest.raises(pkgstore.Misconfigured, match=says) as caught:

@@ -53,7 +53,7 @@ os.register_at_fork(after_in_child=_let_large_pass)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Transferred:
     """What became of one key.
 
     ``fate``
@@ -77,7 +77,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class Mirrored:
-    """How many keys had which fate (see `Outcome`), and how many ``bytes`` were copied."""
+    """How many keys had which fate (see `Transferred`), and how many ``bytes`` were copied."""
 
     copied: int = 0
     replaced: int = 0
@@ -94,7 +94,7 @@ class Mirrored:
         """Whether the destination has all that the source has."""
         return not (self.conflict or self.failed)
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: Transferred) -> None:
         """Count one."""
         setattr(self, outcome.fate, getattr(self, outcome.fate) + 1)
         if outcome.fate in ("copied", "replaced"):
@@ -110,7 +110,7 @@ def mirror(
     replace: bool = False,
     executor: Executor | None = None,
     jobs: int = JOBS,
-    progress: Callable[[Outcome], object] | None = None,
+    progress: Callable[[Transferred], object] | None = None,
 ) -> Mirrored:
     """Copy every blob of ``src`` to ``dst``, which may be scopes, and return how many had which fate.
 
@@ -132,7 +132,7 @@ def mirror(
     _check_apart(src, dst)
     report = Mirrored()
 
-    def take(outcome: Outcome) -> None:
+    def take(outcome: Transferred) -> None:
         report.add(outcome)
         if progress is not None:
             progress(outcome)
@@ -154,7 +154,7 @@ def mirror(
     return report
 
 
-def _take_all(outcomes: Iterable[Outcome], take: Callable[[Outcome], None]) -> None:
+def _take_all(outcomes: Iterable[Transferred], take: Callable[[Transferred], None]) -> None:
     """Take every outcome; raise the error of a medium that does not answer any more."""
     silent = 0
     for outcome in outcomes:
@@ -197,31 +197,31 @@ def _side_by_side(src: Store, dst: Store) -> Iterator[tuple[Blob | None, Blob | 
             theirs, ours = next(left, None), next(right, None)
 
 
-def _settled(both: tuple[Blob, Blob | None], src: Store, dst: Store, *, replace: bool) -> Outcome:
+def _settled(both: tuple[Blob, Blob | None], src: Store, dst: Store, *, replace: bool) -> Transferred:
     """See that the destination has a blob of the source."""
     theirs, ours = both
     try:
         with _large if theirs.size > _LARGE else nullcontext():  # drivers hold some MiB of each
             return _settle(theirs, ours, src, dst, replace=replace)
     except NotFound:
-        return Outcome(theirs.key, "gone", theirs.size)
+        return Transferred(theirs.key, "gone", theirs.size)
     except _OF_ONE_BLOB as exc:
-        return Outcome(theirs.key, "failed", theirs.size, str(exc), exc)
+        return Transferred(theirs.key, "failed", theirs.size, str(exc), exc)
 
 
-def _settle(theirs: Blob, ours: Blob | None, src: Store, dst: Store, *, replace: bool) -> Outcome:
+def _settle(theirs: Blob, ours: Blob | None, src: Store, dst: Store, *, replace: bool) -> Transferred:
     key = theirs.key
     there = _compared(src, dst, theirs, ours) if ours is not None else "none"
     if there == "same":
-        return Outcome(key, "same", theirs.size)
+        return Transferred(key, "same", theirs.size)
     if there == "other":
         return _copied(key, src, dst, replace=True) if replace else _conflict(key, dst)
     outcome = _copied(key, src, dst, replace=False)
     return _copied(key, src, dst, replace=True) if outcome.fate == "conflict" and replace else outcome
 
 
-def _conflict(key: str, dst: Store) -> Outcome:
-    return Outcome(key, "conflict", 0, f"{shown(key)} is in {dst.where} with other bytes, which it keeps")
+def _conflict(key: str, dst: Store) -> Transferred:
+    return Transferred(key, "conflict", 0, f"{shown(key)} is in {dst.where} with other bytes, which it keeps")
 
 
 def _compared(src: Store, dst: Store, theirs: Blob, ours: Blob) -> Literal["same", "other", "none"]:
@@ -238,7 +238,7 @@ def _compared(src: Store, dst: Store, theirs: Blob, ours: Blob) -> Literal["same
     return "same" if theirs.digests["sha256"] == ours.digests["sha256"] else "other"
 
 
-def _copied(key: str, src: Store, dst: Store, *, replace: bool) -> Outcome:
+def _copied(key: str, src: Store, dst: Store, *, replace: bool) -> Transferred:
     with src.open(key) as reader:
         blob = reader.blob
         digests = {name: value for name, value in blob.digests.items() if name in ALGORITHMS}
@@ -247,7 +247,7 @@ def _copied(key: str, src: Store, dst: Store, *, replace: bool) -> Outcome:
         except Exists as exc:
             if exc.blob is None:  # deleted meanwhile
                 return _copied(key, src, dst, replace=replace)
-            return Outcome(key, "same", blob.size) if exc.identical else _conflict(key, dst)
+            return Transferred(key, "same", blob.size) if exc.identical else _conflict(key, dst)
     # Who deletes from a pair of stores takes a blob out of the old one first, and then out of the new one: either finds
     # what is made here, or is seen here.
     try:
@@ -255,21 +255,21 @@ def _copied(key: str, src: Store, dst: Store, *, replace: bool) -> Outcome:
     except NotFound:
         dst.delete(key, tag=made.tag)
         raise
-    return Outcome(key, "replaced" if replace else "copied", blob.size)
+    return Transferred(key, "replaced" if replace else "copied", blob.size)
 
 
-def _kept(blob: Blob) -> Outcome:
-    return Outcome(blob.key, "extra", blob.size)
+def _kept(blob: Blob) -> Transferred:
+    return Transferred(blob.key, "extra", blob.size)
 
 
-def _dropped(blob: Blob, src: Store, dst: Store) -> Outcome:
+def _dropped(blob: Blob, src: Store, dst: Store) -> Transferred:
     """Delete from the destination what the source has not."""
     try:
         try:
             src.stat(blob.key)
         except NotFound:
             dst.delete(blob.key, tag=blob.tag)
-            return Outcome(blob.key, "deleted", blob.size)
-        return Outcome(blob.key, "extra", blob.size)  # published at the source meanwhile
+            return Transferred(blob.key, "deleted", blob.size)
+        return Transferred(blob.key, "extra", blob.size)  # published at the source meanwhile
     except _OF_ONE_BLOB as exc:
-        return Outcome(blob.key, "failed", blob.size, str(exc), exc)
+        return Transferred(blob.key, "failed", blob.size, str(exc), exc)

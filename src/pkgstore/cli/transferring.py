@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pkgstore import Store
-    from pkgstore.transfer import Mirrored, Outcome
+    from pkgstore.transfer import Mirrored, Transferred
     from pkgstore.verify import Checked, Verified
 
 _SHOWN = ("conflict", "failed", "deleted", "replaced")
@@ -121,7 +121,7 @@ def _mirrored(source: Store, target: Store, as_json: bool, **how: Any) -> tuple[
     errors: list[pkgstore.StoreError] = []
     with Meter("mirror", "blobs", shown=may_show(as_json=as_json)) as meter:
 
-        def take(outcome: Outcome) -> None:
+        def take(outcome: Transferred) -> None:
             meter.advance(1)
             if outcome.error is not None and not errors:
                 errors.append(outcome.error)
