@@ -17,7 +17,7 @@ import pytest
 import pkgstore
 from pkgstore import Store, transfer
 from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, with_driver
-from pkgstore.transfer import Mirrored, Outcome, mirror
+from pkgstore.transfer import Mirrored, Transferred, mirror
 from tests.cluster import cluster
 from tests.command import complaint, run
 from tests.media import MEDIA, Media, gcs, media, servers, smb
@@ -60,7 +60,7 @@ def stores(tmp_path: Path) -> Iterator[tuple[Store, Store]]:
 
 
 @pytest.fixture
-def outcomes() -> list[Outcome]:
+def outcomes() -> list[Transferred]:
     """Return where outcomes are collected."""
     return []
 
@@ -93,7 +93,7 @@ def test_every_pair_of_media(media: Media, src_medium: str, dst_medium: str) -> 
         assert content(dst) == blobs
 
 
-def test_what_is_told_of_each_key(stores: tuple[Store, Store], outcomes: list[Outcome]) -> None:
+def test_what_is_told_of_each_key(stores: tuple[Store, Store], outcomes: list[Transferred]) -> None:
     src, dst = stores
     for key in ("same", "copied", "conflict"):
         src.publish(key, key.encode())
@@ -166,7 +166,7 @@ def test_an_empty_source_empties_nothing_unless_forced(stores: tuple[Store, Stor
 
 
 def test_a_corrupt_blob_is_not_copied_and_nothing_is_deleted(
-    media: Media, stores: tuple[Store, Store], outcomes: list[Outcome]
+    media: Media, stores: tuple[Store, Store], outcomes: list[Transferred]
 ) -> None:
     src, dst = stores
     for key in ("bad", "good"):
@@ -206,7 +206,7 @@ def test_a_medium_that_does_not_answer_ends_it_after_a_while(stores: tuple[Store
     src, dst = stores
     filled(src, [10] * 100)
     silent = with_driver(dst, FaultyDriver(dst.driver, FaultPlan(Fault("put", times=None))), timeout=0)
-    seen: list[Outcome] = []
+    seen: list[Transferred] = []
     with pytest.raises(pkgstore.Unavailable):
         mirror(src, silent, progress=seen.append, jobs=1)
     assert [each.fate for each in seen] == ["failed"] * 16
@@ -401,7 +401,7 @@ def test_by_a_dask_cluster(cluster: Cluster, media: Media) -> None:
     with pkgstore.open(media.url("local")) as src, pkgstore.open(media.url("local")) as dst:
         blobs = filled(src, [*SIZES, 5 * MiB + 7])
         dst.publish("p1/ä 1.whl", b"others")
-        seen: list[Outcome] = []
+        seen: list[Transferred] = []
         report = mirror(src, dst.scope("copy/"), executor=cluster.executor(), progress=seen.append)
         assert report == Mirrored(copied=len(blobs), bytes=sum(map(len, blobs.values())))
         assert content(dst.scope("copy/")) == blobs
