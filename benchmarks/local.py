@@ -179,7 +179,9 @@ def quota(settings: Settings) -> Iterator[Row]:
 
 def encrypted(settings: Settings) -> Iterator[Row]:
     """Publish to an encrypted store and read from it, against one that is not."""
-    with workers(settings.folder, dict.fromkeys(("pkgstore", _ENCRYPTED), settings.python)) as sides:
+    folder = settings.folder / "at-rest"  # where no other group has read
+    folder.mkdir()
+    with workers(folder, dict.fromkeys(("pkgstore", _ENCRYPTED), settings.python)) as sides:
         (plain,), (sealed,) = sides["pkgstore"], sides[_ENCRYPTED]
         both = {"pkgstore": plain, _ENCRYPTED: sealed}
         big = f"{settings.big // MIB} MiB"
