@@ -12,7 +12,7 @@ from unittest.mock import patch
 import pytest
 
 import pkgstore
-from pkgstore import QuotaExceeded, Unavailable, tending
+from pkgstore import QuotaExceeded, Unavailable, accounts, tending
 from pkgstore.accounts import Amounts, Short
 from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, Outage, with_driver
 from pkgstore.testing.processes import until
@@ -21,13 +21,18 @@ from tests.quotas import SHORT, Hooked, assert_exact, die, document, hooked, qui
 from tests.told import Told
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Executor
 
     from pkgstore import Blob, Store
 
 __all__ = ["quick", "store", "url"]
 
-LONG = 3 * SHORT
+
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have nobody taken for dead whom a busy machine holds up."""
+    monkeypatch.setattr(accounts, "LEASE", 3 * SHORT)
 
 
 class Slow(Hooked):
@@ -42,48 +47,64 @@ class Slow(Hooked):
             self.counts += 1
             if self.fails:
                 raise self.fails
-            time.sleep(LONG)
+            time.sleep(3 * accounts.LEASE)
         yield from found
 
 
-def asleep(store: Store, seconds: float) -> threading.Thread:
-    """Have a process do nothing at all in its quota for so long; return what ends with that."""
+def asleep(store: Store) -> Callable[[], None]:
+    """Have a process do nothing at all in its quota; return what wakes it."""
 
     def hold() -> None:
         with store._quota._changed:
             begun.set()
-            time.sleep(seconds)
+            over.wait(60)
 
-    begun = threading.Event()
+    def wake() -> None:
+        over.set()
+        thread.join()
+
+    begun, over = threading.Event(), threading.Event()
     thread = threading.Thread(target=hold)
     thread.start()
     begun.wait(60)
-    return thread
+    return wake
 
 
+def past_the_gate(pool: Executor, store: Store, driver: Hooked, key: str, size: int) -> Callable[[], None]:
+    """Publish a blob, until it may become visible; return what lets it, and waits until it has."""
+    go, reached = threading.Event(), threading.Event()
+    driver.before = lambda: (reached.set(), go.wait(60))
+    published = pool.submit(store.publish, key, bytes(size))
+
+    def land() -> None:
+        go.set()
+        published.result(60)
+
+    reached.wait(60)
+    return land
+
+
+@pytest.mark.usefixtures("steady")
 @pytest.mark.parametrize("by_itself", [True, False], ids=["by itself", "when asked"])
 def test_one_that_recounts_while_its_own_blob_is_late_is_alive(url: str, store: Store, by_itself: bool) -> None:
     """Its recount waits for its own publisher, for longer than a lease; nobody may give its bytes away."""
     with hooked(url) as (other, driver), ThreadPoolExecutor(3) as pool:
-        go, reached = threading.Event(), threading.Event()
-        driver.before = lambda: (reached.set(), go.wait(60))
-        slow = pool.submit(other.publish, "slow", bytes(700))
-        reached.wait(60)
+        land = past_the_gate(pool, other, driver, "slow", 700)
         if by_itself:
             with other._quota._changed:
-                other._quota._doubted = -SHORT
+                other._quota._doubted = -accounts.LEASE
         recount = pool.submit(other.usage, recount=not by_itself)
         until(lambda: other._quota._parked == other._quota._holder, "that it is about to count")
         refused = pool.submit(store.publish, "more", bytes(700))
         with pytest.raises(QuotaExceeded):
             refused.result(60)
-        go.set()
-        slow.result(60)
+        land()
         recount.result(60)
         assert visible(store) == (700, 1)
         assert_exact(store)
 
 
+@pytest.mark.usefixtures("steady")
 def test_a_listing_that_takes_longer_than_a_lease(url: str, store: Store) -> None:
     with pkgstore.open(url) as below, ThreadPoolExecutor(2) as pool:
         driver = Slow(below)
@@ -100,6 +121,7 @@ def test_a_listing_that_takes_longer_than_a_lease(url: str, store: Store) -> Non
         counter._quota.close()
 
 
+@pytest.mark.usefixtures("steady")
 def test_two_who_recount_at_once_do_not_take_each_other_for_dead(url: str, store: Store) -> None:
     with pkgstore.open(url) as other, ThreadPoolExecutor(4) as pool:
         both = (store, other)
@@ -118,6 +140,7 @@ def test_two_who_recount_at_once_do_not_take_each_other_for_dead(url: str, store
         assert_exact(store)
 
 
+@pytest.mark.usefixtures("steady")
 def test_of_two_who_doubt_at_once_each_holds_still_for_the_other(url: str, store: Store) -> None:
     """What counts for them is the very thread that says so."""
     with pkgstore.open(url) as other:
@@ -127,7 +150,7 @@ def test_of_two_who_doubt_at_once_each_holds_still_for_the_other(url: str, store
         holding = [each._quota._epoch for each in both]
         for each in both:
             with each._quota._changed:
-                each._quota._doubted = -SHORT
+                each._quota._doubted = -accounts.LEASE
         until(lambda: not any(each._quota._doubted is not None for each in both), "that both have counted")
         assert [each._quota._epoch for each in both] == holding
         assert_exact(store)
@@ -180,17 +203,13 @@ def test_a_count_in_which_somebody_wakes_is_made_again(url: str, store: Store) -
         slow = Slow(below)
         counter = with_driver(below, slow)
         counter.publish("first", b"1")
-        go, reached = threading.Event(), threading.Event()
-        driver.before = lambda: (reached.set(), go.wait(60))
-        published = pool.submit(sleeper.publish, "a", bytes(100))
-        reached.wait(60)
-        sleep = asleep(sleeper, 2 * SHORT)
+        land = past_the_gate(pool, sleeper, driver, "a", 100)
+        wake = asleep(sleeper)
         count = pool.submit(counter.usage, recount=True)
         until(lambda: slow.counts > 0, "that the count has begun")
-        sleep.join()
-        go.set()
+        wake()
+        land()
         count.result(60)
-        published.result(60)
         counter.publish("more", b"1")
         assert_exact(store)
         counter._quota.close()
@@ -204,10 +223,10 @@ def test_a_count_from_before_a_sleep_is_void(url: str, store: Store) -> None:
         sleeper.publish("first", b"1")
         counts = [pool.submit(sleeper.usage, recount=True) for _ in range(2)]
         until(lambda: slow.counts > 0, "that the first count has begun")
-        sleep = asleep(sleeper, 2 * SHORT)
+        wake = asleep(sleeper)
         store.usage(recount=True)
         store.publish("a", bytes(800))
-        sleep.join()
+        wake()
         with pytest.raises(QuotaExceeded):
             store.publish("b", bytes(800))
         for each in counts:
@@ -302,16 +321,12 @@ def test_one_who_wakes_in_a_count_and_leaves_has_not_been_silent(url: str, store
         counter = with_driver(below, slow)
         counter.publish("first", b"1")
         with hooked(url) as (sleeper, driver):
-            go, reached = threading.Event(), threading.Event()
-            driver.before = lambda: (reached.set(), go.wait(60))
-            published = pool.submit(sleeper.publish, "a", bytes(600))
-            reached.wait(60)
-            sleep = asleep(sleeper, 2 * SHORT)
+            land = past_the_gate(pool, sleeper, driver, "a", 600)
+            wake = asleep(sleeper)
             count = pool.submit(counter.usage, recount=True)
             until(lambda: slow.counts > 0, "that the count has begun")
-            sleep.join()
-            go.set()
-            published.result(60)
+            wake()
+            land()
             sleeper._quota.close()
         count.result(60)
         with pytest.raises(QuotaExceeded):

@@ -96,7 +96,7 @@ class Granting(Tending):
     def begin_commit(self, grant: Grant, size: int | None) -> None:
         """Return when a change may become visible: its ``size``, if any, is granted, and nobody counts."""
         with self._entered() as asked:
-            deadline = clock() + self._calls.timeout + 2 * accounts.LEASE
+            deadline = clock() + self._patience
             while self._scopes:
                 if grant.claims and grant.path not in self._claimed:
                     raise LockTimeout(
@@ -171,7 +171,7 @@ class Granting(Tending):
         if clock() - self._contact > accounts.LEASE / 2:
             try:
                 self._exchange(keep=True, asked=asked)
-            except Gone:
+            except (Gone, Held):
                 return False
             except StoreError as exc:
                 self._doubted = clock()
@@ -223,7 +223,7 @@ class Granting(Tending):
     def _claim(self, grant: Grant) -> None:
         path = grant.path
         with self._entered() as asked:
-            deadline = clock() + self._calls.timeout + 2 * accounts.LEASE
+            deadline = clock() + self._patience
             if path not in self._busy and clock() - self._claimed.get(path, math.inf) > accounts.LEASE / 4:
                 with contextlib.suppress(Gone, Held):
                     self._exchange(asked=asked)  # which gives it up: others may be waiting for it
@@ -266,7 +266,7 @@ class Granting(Tending):
     def _draw(self, key: str, need: Amounts, asked: float) -> None:
         """Have what is needed granted, and some more; or return when it is to be worked out anew."""
         epoch = self._epoch
-        until = clock() + self._calls.timeout + 2 * accounts.LEASE
+        until = clock() + self._patience
         counted = clock() + max(holder.LOOK, accounts.LEASE)
         patient = clock() + 2 * accounts.LEASE
         self._spare = Amounts()  # too little is of no use, and may be what is missing

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import os
 import threading
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pkgstore.calls import Calls
-
-_log = logging.getLogger("pkgstore")
 
 LOOK = 2.0
 """Seconds after which one who knew of no quota looks again whether there is one."""

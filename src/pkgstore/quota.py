@@ -46,7 +46,7 @@ class Quota(Granting):
         """Return what the ledger says of a scope; where it has no account, the blobs and bytes that are ``counted``."""
         with self._entered() as asked:
             if self._unsettled:
-                with contextlib.suppress(Gone):
+                with contextlib.suppress(Gone, Held):
                     self._exchange(asked=asked)
         document = self._ledger.read().document
         return accounts.usage_of(document, prefix) or Usage(*counted(), available=accounts.available(document, prefix))

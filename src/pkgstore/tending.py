@@ -62,11 +62,11 @@ class Tending(Holder):
             self.recount(if_silent=True)
 
     def _stand_by(self, deadline: float) -> None:
-        """Wait a moment for others. One that counts is waited for to its end, while the ledger can be looked up."""
-        if self._parked not in ("", self._holder) and clock() - (self._looked or 0) > self._patience:
-            raise Unavailable(
-                f"the quota of {self._calls.where} cannot be looked up: check that the medium is mounted and reachable"
-            )
+        """Wait a moment for others. One that counts is waited for to its end, while the ledger says that it does."""
+        looked = self._looked or 0.0
+        if self._parked not in ("", self._holder) and clock() - looked > self._patience:
+            with contextlib.suppress(Gone, Held):
+                self._exchange(keep=True, asked=looked)
         if clock() > deadline and not self._is_held_up and self._parked in ("", self._holder):
             raise self._held_up()
         self._pause(random.uniform(TICK / 4, TICK))
@@ -206,8 +206,7 @@ class Tending(Holder):
             if name != self._holder and not is_still:
                 raise Held
         for name in silent:
-            if name in holders and holders[name]["beat"] == silent[name]:
-                del holders[name]
+            del holders[name]
         for scope, (size, blobs) in totals.of.items():
             document["scopes"][scope].update(bytes=size, blobs=blobs, counted=True)
         del document["recount"]
