@@ -404,7 +404,7 @@ def test_a_scope_is_limited_while_a_blob_is_on_its_way(url: str, store: Store) -
         def limit() -> None:
             threads.append(in_thread(lambda: store.scope("tenant/").set_quota(500), 0))
             until(lambda: "tenant/" in other._quota._scopes, "that the other has heard of it")
-            with other._quota._entered():
+            with other._quota._changed:
                 other._quota._exchange(keep=True)
             granted.append(document(store)["holders"][other._quota._holder]["grants"][""][0])
 
@@ -759,7 +759,7 @@ def test_a_ledger_write_that_lands_late(url: str, store: Store) -> None:
             raise Outage
 
         driver.put = lose  # type: ignore[method-assign]
-        with other._quota._entered(), pytest.raises(Unavailable):
+        with other._quota._changed, pytest.raises(Unavailable):
             other._quota._exchange(keep=True)
         driver.put, driver.is_cut_off = put, False  # type: ignore[method-assign]
         mine = other._quota._holder
@@ -862,7 +862,7 @@ def the_silent_are_dropped_without_a_count(patch: pytest.MonkeyPatch) -> None:
 
 def no_gate_while_all_is_counted(patch: pytest.MonkeyPatch) -> None:
     def begin_commit(self: Quota, grant: Grant, size: int | None) -> None:
-        with self._entered():
+        with self._changed:
             if size is not None:
                 self.grow(grant, size)
             grant.epoch = self._epoch

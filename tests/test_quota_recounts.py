@@ -302,7 +302,8 @@ def test_what_landed_unknown_to_its_process_is_given_back(url: str, store: Store
 
 def test_an_outage_that_is_over_is_not_told_of(url: str, store: Store) -> None:
     """Who asked before it was over, and had to wait for something else, is not told what another was told."""
-    with hooked(url, timeout=1.0) as (other, driver), other._quota._entered() as asked:
+    with hooked(url, timeout=1.0) as (other, driver), other._quota._changed:
+        asked = accounts.clock()
         driver.is_cut_off = True
         with pytest.raises(Unavailable):
             other._quota._exchange(keep=True)

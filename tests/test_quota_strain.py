@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["servers", "smb"]
 
-LEASE = 2.0
+LEASE = 4.0
 PROCESSES = 4
-SECONDS = 15.0
+SECONDS = 18.0
 
 
 def strained(url: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> Strain:

@@ -74,7 +74,8 @@ class Granting(Tending):
 
     def grow(self, grant: Grant, size: int) -> None:
         """Have ``size`` bytes granted to a publish. Raises `QuotaExceeded`, and `Unavailable` when nobody can tell."""
-        with self._entered() as asked:
+        asked = clock()
+        with self._changed:
             while True:
                 if grant.epoch != self._epoch:
                     grant.held, grant.epoch = Amounts(), self._epoch
@@ -95,7 +96,8 @@ class Granting(Tending):
 
     def begin_commit(self, grant: Grant, size: int | None) -> None:
         """Return when a change may become visible: its ``size``, if any, is granted, and nobody counts."""
-        with self._entered() as asked:
+        asked = clock()
+        with self._changed:
             deadline = clock() + self._patience
             while self._scopes:
                 if grant.claims and grant.path not in self._claimed:
@@ -139,7 +141,8 @@ class Granting(Tending):
         known: bool = True,
     ) -> None:
         """Account for what has come, and for what is gone; ``known`` says whether that is known."""
-        with self._entered() as asked:
+        asked = clock()
+        with self._changed:
             self._release(grant)
             self._withdraw(grant)
             has_changed = blob is not None or old is not None
@@ -160,7 +163,7 @@ class Granting(Tending):
     def _withdraw(self, grant: Grant) -> None:
         """Have a count wait for a change no longer."""
         self._committing.discard(grant)
-        self._changed.notify_all()
+        self._notify()
 
     def is_committing(self, grant: Grant) -> bool:
         """Say whether a change may be visible, or may become so; one of the process before a fork is not this one's."""
@@ -222,7 +225,8 @@ class Granting(Tending):
 
     def _claim(self, grant: Grant) -> None:
         path = grant.path
-        with self._entered() as asked:
+        asked = clock()
+        with self._changed:
             deadline = clock() + self._patience
             if path not in self._busy and clock() - self._claimed.get(path, math.inf) > accounts.LEASE / 4:
                 with contextlib.suppress(Gone, Held):
@@ -249,11 +253,11 @@ class Granting(Tending):
             grant.is_claimed = True
 
     def _release(self, grant: Grant) -> None:
-        with self._entered():
+        with self._changed:
             if grant.is_claimed:
                 self._busy.discard(grant.path)
             self._used = clock()
-            self._changed.notify_all()
+            self._notify()
             if self._beat:
                 self._start_tending()
 
@@ -310,7 +314,7 @@ class Granting(Tending):
         try:
             self.recount()
         except BaseException as exc:
-            with self._entered():
+            with self._changed:
                 self._doubted = clock()
                 self._start_tending()
             if not isinstance(exc, StoreError) and not self._closed:

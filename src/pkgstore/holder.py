@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import threading
@@ -18,7 +17,7 @@ from pkgstore.errors import StoreError, Unavailable
 from pkgstore.ledger import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from pkgstore.calls import Calls
 
@@ -75,7 +74,9 @@ class Holder:
         holders.add(self)
 
     def _begin(self) -> None:
-        self._changed = threading.Condition(threading.RLock())
+        lock = threading.RLock()  # of all that follows
+        self._changed = threading.Condition(lock)
+        self._due = threading.Condition(lock)  # which the thread waits for, that is not to wake at every publish
         self._thread: threading.Thread | None = None
         self._closed = False
         self._scopes: list[str] = []
@@ -105,23 +106,22 @@ class Holder:
         self._parked = self._told = ""
         self._contact = self._used = clock()
 
-    @contextlib.contextmanager
-    def _entered(self) -> Iterator[float]:
-        """Be the only thread in here, but for waits; yield the time at which that was asked for."""
-        asked = clock()
-        with self._changed:
-            yield asked
-
     def is_on(self) -> bool:
         """Say whether the store has a quota; looked up every `LOOK` seconds at most."""
         began = clock()
         if self._scopes or (self._looked is not None and began - self._looked < LOOK):
             return bool(self._scopes)
         document = self._ledger.read().document  # not under the lock: nobody waits for another's look
-        with self._entered():
+        with self._changed:
             if not self._scopes and (self._looked is None or self._looked < began):  # else others have looked since
                 self._take(document, began)
             return bool(self._scopes)
+
+    def _notify(self) -> None:
+        """Let those look again who wait for others; and the thread, if others may wait for it."""
+        self._changed.notify_all()
+        if self._parked or self._closed:
+            self._due.notify_all()
 
     # -- the ledger ---------------------------------------------------------------------------------------------------
 
@@ -258,7 +258,7 @@ class Holder:
         if self._parked != self._holder:
             self._parked = counting if self._beat and counting != self._holder else ""
         self._told = document.get("holders", {}).get(self._holder, {"parked": ""})["parked"]
-        self._changed.notify_all()
+        self._notify()
 
 
 def _after_fork() -> None:

@@ -44,7 +44,8 @@ class Quota(Granting):
 
     def usage(self, prefix: str, counted: Callable[[], tuple[int, int]]) -> Usage:
         """Return what the ledger says of a scope; where it has no account, the blobs and bytes that are ``counted``."""
-        with self._entered() as asked:
+        asked = clock()
+        with self._changed:
             if self._unsettled:
                 with contextlib.suppress(Gone, Held):
                     self._exchange(asked=asked)
@@ -71,7 +72,7 @@ class Quota(Granting):
         self._set(change)
 
     def _set(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        with self._entered():
+        with self._changed:
             began = clock()
             self._take(self._ledger.update(change).document, began)
             until = clock() + holder.LOOK
@@ -127,7 +128,7 @@ class Quota(Granting):
             except (Exists, Otherwise) as exc:
                 if not replace:
                     raise
-                with self._entered():
+                with self._changed:
                     self._withdraw(grant)  # nothing of it can be visible
                 if not source.replayable:
                     raise Unavailable(
@@ -161,11 +162,11 @@ class Quota(Granting):
 
     def close(self) -> None:
         """Give back what is in hand. What cannot be given back stays counted until the blobs are counted again."""
-        with self._entered():
+        with self._changed:
             self._closed = True
             self._parked = self._told = ""
             self._spare = Amounts()
-            self._changed.notify_all()
+            self._notify()
             try:
                 if self._beat or self._attempts or self._unsettled:
                     self._exchange()

@@ -44,7 +44,7 @@ class Tending(Holder):
         With ``if_silent``, stop when others were faster, and nobody is silent any more. Raises `Unavailable` when
         others do not hold still.
         """
-        with self._entered():
+        with self._changed:
             deadline = clock() + self._patience
             while True:
                 while self._parked and self._parked not in self._silent:
@@ -114,7 +114,7 @@ class Tending(Holder):
                 self._contact = -math.inf  # so that it is told at once that nobody counts
                 if self._beat or self._attempts:
                     self._start_tending()
-            self._changed.notify_all()
+            self._notify()
         if is_counted:
             return True
         if self._holder == mine and not self._parked:
@@ -228,7 +228,7 @@ class Tending(Holder):
         with self._changed:
             try:
                 while not self._closed:
-                    self._changed.wait(pause)
+                    self._due.wait(pause)
                     try:
                         if self._closed or self._is_tended():
                             break

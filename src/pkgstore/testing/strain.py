@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import os
 import random
 import sys
@@ -81,22 +80,22 @@ def strain(
         store.set_quota(limit)
         store.publish("half", _CONTENT * (limit // 2))
         for number, each in enumerate(team):
-            each.start(change_until_told, task, f"{number}")
+            each.start(change_until_told, task, _name(number, result))
         deadline = time.monotonic() + seconds
         frozen: _Frozen | None = None
-        late: dict[str, float] = {}  # what those had staged who were killed or stopped, and when their lease is over
+        left: dict[str, str] = {}  # what those had staged who were killed, and who they were in the ledger
         while time.monotonic() < deadline + (2 * seconds if kills and not result.is_complete else 0) or frozen:
             awake = [each for each in team if frozen is None or each is not frozen.worker]
             for each in awake:
                 each.stop()
-            _measure(store, result, late)
+            _measure(store, result, left | _owners(team, task, result))
             for each in awake:
                 each.resume()
             if frozen and time.monotonic() > frozen.until:
                 frozen.worker.resume()
                 frozen = None
             elif kills and frozen is None and (not (result.kills and result.freezes) or chance.random() < 0.15):
-                frozen = _kill_or_freeze(team, task, result, late, chance)
+                frozen = _kill_or_freeze(team, task, result, left, chance)
             time.sleep(chance.uniform(0.05, 0.3))  # the strain itself: what is measured is whatever there is by then
         for each in team:
             each.say("enough")
@@ -121,6 +120,10 @@ class _Task(NamedTuple):
         """Return the file that is there while a publisher makes something visible."""
         return Path(self.notes, name)
 
+    def holder(self, name: str) -> Path:
+        """Return the file that says who a publisher is, or was, in the ledger, if it has something in hand there."""
+        return Path(self.notes, f"{name}.holder")
+
 
 class _Frozen(NamedTuple):
     worker: Worker
@@ -128,50 +131,67 @@ class _Frozen(NamedTuple):
 
 
 def _kill_or_freeze(
-    team: list[Worker], task: _Task, result: Strain, late: dict[str, float], chance: random.Random
+    team: list[Worker], task: _Task, result: Strain, left: dict[str, str], chance: random.Random
 ) -> _Frozen | None:
     number = chance.randrange(len(team))
-    name = f"{number}-{result.kills_of[number]}" if result.kills_of[number] else f"{number}"
     team[number].stop()
-    lease_over = time.monotonic() + task.lease
-    late.update((path, lease_over) for path in _open_files(team[number]))
     if result.kills and (not result.freezes or chance.random() < 0.4):
-        if task.note(name).exists():
+        if task.note(_name(number, result)).exists():
             team[number].resume()
             return None
         result.freezes += 1
-        return _Frozen(team[number], lease_over + 0.5 * task.lease)
+        return _Frozen(team[number], time.monotonic() + 1.5 * task.lease)
+    left.update(_owned(team[number], task.holder(_name(number, result))))
     result.kills += 1
     result.kills_of[number] += 1
     team[number].kill()
     team[number] = Worker()
-    team[number].start(change_until_told, task, f"{number}-{result.kills_of[number]}")
+    team[number].start(change_until_told, task, _name(number, result))
     return None
 
 
-def _open_files(worker: Worker) -> list[str]:
-    """Name the files that a process has open."""
-    found = []
+def _name(number: int, result: Strain) -> str:
+    return f"{number}-{result.kills_of[number]}"
+
+
+def _owners(team: list[Worker], task: _Task, result: Strain) -> dict[str, str]:
+    """Return the files that publishers have open, and who these are in the ledger."""
+    owners = {}
+    for number, worker in enumerate(team):
+        owners.update(_owned(worker, task.holder(_name(number, result))))
+    return owners
+
+
+def _owned(worker: Worker, holder: Path) -> dict[str, str]:
+    try:
+        name = holder.read_text()
+    except FileNotFoundError:  # it has nothing in hand
+        return {}
+    found = {}
     for each in Path(f"/proc/{worker._process.pid}/fd").iterdir():
         with contextlib.suppress(OSError):  # it is a kind of its own
-            found.append(str(each.readlink()))
+            found[str(each.readlink())] = name
     return found
 
 
-def _measure(store: Store, result: Strain, late: dict[str, float]) -> None:
-    visible, staged = sum(blob.size for blob in store.list()), _staged(store, late)
+def _measure(store: Store, result: Strain, owners: dict[str, str]) -> None:
+    visible, staged = sum(blob.size for blob in store.list()), _staged(store, owners)
     result.samples += 1
     result.highest = max(result.highest, visible + staged)
     if visible + staged > result.limit:
         result.faults.append(f"{visible} bytes were visible and {staged} staged, of {result.limit}")
 
 
-def _staged(store: Store, late: dict[str, float]) -> int:
-    """Return the bytes that lie staged, where that can be seen, of blobs that are not visible already."""
+def _staged(store: Store, owners: dict[str, str]) -> int:
+    """Return the bytes that lie staged, where that can be seen, of blobs that are not visible already.
+
+    Left out is what belongs to those who were taken for dead: they are, or will find out before they go on.
+    """
     root = getattr(store.driver, "root", None) if store.driver.scheme == "file" else None
+    holders = _holders(store)
     found = 0
     for path in Path(root, ".pkgstore/tmp").glob("*") if root else ():
-        is_over = late.get(str(path), math.inf) < time.monotonic()
+        is_over = str(path) in owners and owners[str(path)] not in holders
         with contextlib.suppress(FileNotFoundError):  # a document that the store of this process has put
             status = path.stat()
             if status.st_nlink == 1 and not is_over and path.read_bytes()[:1] in (b"", _CONTENT):
@@ -199,7 +219,12 @@ def _settle(store: Store, result: Strain) -> None:
 
 def is_quiet(store: Store) -> bool:
     """Say whether nobody has anything in hand."""
-    return not Ledger(store._calls, "usage").read().document.get("holders")
+    return not _holders(store)
+
+
+def _holders(store: Store) -> dict[str, Any]:
+    holders: dict[str, Any] = Ledger(store._calls, "usage").read().document.get("holders", {})
+    return holders
 
 
 # -- in the workers ---------------------------------------------------------------------------------------------------
@@ -211,7 +236,7 @@ def change_until_told(talk: Talk, task: _Task, name: str) -> Counter[str]:
     chance = random.Random(f"{task.seed} {name}")
     counts: Counter[str] = Counter()
     mine: list[str] = []
-    with task.opener(task.url) as store, _noting(task.note(name)):
+    with _noting(task.note(name), task.holder(name)), task.opener(task.url) as store:
         while not talk.is_spoken_to():
             counts[_outcome(store, name, sum(counts.values()), mine, task.limit, chance)] += 1
     talk.hear()
@@ -219,8 +244,8 @@ def change_until_told(talk: Talk, task: _Task, name: str) -> Counter[str]:
 
 
 @contextlib.contextmanager
-def _noting(note: Path) -> Iterator[None]:
-    """Have a file there whenever this process may make something visible."""
+def _noting(note: Path, holder: Path) -> Iterator[None]:
+    """Have a file there whenever this process may make something visible, and one while it has something in hand."""
     begin, end = Quota.begin_commit, Quota._end
 
     def begin_commit(self: Quota, grant: Grant, size: int | None) -> None:
@@ -231,7 +256,20 @@ def _noting(note: Path) -> Iterator[None]:
         note.unlink(missing_ok=True)
         end(self, *args, **options)
 
-    with patch.multiple(Quota, begin_commit=begin_commit, _end=end_commit):
+    def beat(self: Quota) -> str:
+        return str(vars(self)["_beat"])
+
+    def set_beat(self: Quota, beat: str) -> None:
+        vars(self)["_beat"] = beat
+        if beat:
+            written = holder.with_suffix(".new")
+            written.write_text(self._holder)
+            written.replace(holder)
+        elif holder.exists() and holder.read_text() == self._holder:  # else it was taken for dead
+            holder.unlink()
+
+    beats = patch.object(Quota, "_beat", property(beat, set_beat), create=True)
+    with beats, patch.multiple(Quota, begin_commit=begin_commit, _end=end_commit):
         yield
 
 
