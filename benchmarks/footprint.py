@@ -33,16 +33,18 @@ def start(settings: Settings) -> Iterator[Row]:
 
 
 def memory(settings: Settings) -> Iterator[Row]:
-    """Publish a stream of 5 GiB, and read it."""
+    """Publish a stream of 5 GiB, read, export and mirror it."""
     size = settings.huge
     free = shutil.disk_usage(settings.folder).free
-    if free < size + 2 * GIB:
-        raise OSError(f"{settings.folder} has {free / GIB:.1f} GiB free: measuring memory needs {size / GIB + 2:.1f}")
+    if free < 2 * size + 2 * GIB:
+        raise OSError(f"{settings.folder} has {free / GIB:.1f} GiB free: measuring memory needs {2 * size / GIB + 2:.1f}")
     for do, what, arguments in (
         ("peak_of_publish", "publish", {"size": size}),
         ("peak_of_read", "read", {}),
+        ("peak_of_export", "export", {}),
+        ("peak_of_mirror", "mirror", {}),
     ):
-        with workers(settings.folder, {"pkgstore": settings.python}) as sides:
+        with workers(settings.folder / "memory", {"pkgstore": settings.python}) as sides:
             peak = Sample(sides["pkgstore"][0](do, **arguments))
         yield Row(
             f"peak memory above idle: {what} {size / GIB:.3g} GiB",

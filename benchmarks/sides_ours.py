@@ -121,6 +121,24 @@ class Ours(Side):
                 pass
         return [float(_peak() - before)]
 
+    def do_peak_of_export(self) -> list[float]:
+        """Likewise, exporting the store to a file."""
+        from pkgstore import archive
+
+        before = _reset_peak()
+        archive.export(self.store, self.folder.with_name("huge.tar.zst"))
+        return [float(_peak() - before)]
+
+    def do_peak_of_mirror(self) -> list[float]:
+        """Likewise, copying the store to another one."""
+        import pkgstore
+        from pkgstore.transfer import mirror
+
+        with pkgstore.open(self.folder.with_name("mirrored")) as copy:
+            before = _reset_peak()
+            mirror(self.store, copy)
+            return [float(_peak() - before)]
+
 
 class Encrypted(Ours):
     """pkgstore on a folder, encrypted. Its keyring lies beside the folder."""

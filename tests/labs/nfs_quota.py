@@ -17,7 +17,7 @@ PROCESSES = 8 if FULL else 4
 
 @pytest.mark.usefixtures("a", "b")
 def test_a_limit_is_kept_by_two_clients(url: str, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts, "LEASE", 3.0)
+    monkeypatch.setattr(accounts, "LEASE", 4.0)
     seed = os.environ.get("PKGSTORE_SEED", "two clients")
     found = strain(network.open_on_either, url, processes=PROCESSES, seconds=SECONDS, limit=1 << 20, seed=seed)
     print(f"\nNFS {version}: {found}")
