@@ -1,7 +1,7 @@
 """A driver over that of a medium, which is given ciphertext.
 
 What a store's own documents say has to be known before there are keys, or without them: those below `OPEN` stay as they
-are. All else is sealed, whatever lies below `.pkgstore/` included.
+are, and so does corrupt ciphertext that is kept aside. All else is sealed, whatever lies below `.pkgstore/` included.
 
 Sizes are those of the plaintext, and known without keys. Digests are those of the plaintext, too, and are sealed with
 it, since they would let people guess what it is; those of the ciphertext are what the medium's driver keeps.
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from pkgstore.driver import Body, Driver
     from pkgstore.errors import StoreError
 
-OPEN = tuple(f"{keys.CONTROL}/{name}" for name in ("store.json", "ledger/", "doctor/", "probe/", "tmp/", "digests/"))
+OPEN = tuple(
+    f"{keys.CONTROL}/{name}"
+    for name in ("store.json", "ledger/", "doctor/", "probe/", "tmp/", "digests/", "quarantine/")
+)
 
 _LOOKS = 5
 

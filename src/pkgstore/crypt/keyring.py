@@ -104,7 +104,7 @@ class NoKeyring:
         raise SealError(Denied, f"it is sealed under the key {key_id}, and no keyring was given", _GIVE_ONE)
 
 
-_GIVE_ONE = "give its file with keyring=, or in PKGSTORE_KEYRING_FILE"
+_GIVE_ONE = "give its file with keyring=, or in PKGSTORE_KEYRING_FILE; what needs no keys is done with the option ciphertext=true"
 
 
 def file_of(path: str | os.PathLike[str]) -> str:
