@@ -196,8 +196,13 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     for name, says in (("absent", "No such file"), ("pipe", "not a regular file"), ("", "not a regular file")):
         with pytest.raises(pkgstore.Misconfigured, match=says):
             Keyring(str(tmp_path / name))
+        with pytest.raises(pkgstore.Misconfigured, match=f"{says}|cannot be used"):
+            keyring.add(str(tmp_path / name), activate=True)
     with pytest.raises(pkgstore.Misconfigured, match="No such file"):
         keyring.make(str(tmp_path / "absent" / "ring"))
+    for wrong in ("", "a\0b"):
+        with pytest.raises(pkgstore.Misconfigured, match="is not the path of a file"):
+            pkgstore.open("memory://", keyring=wrong)
 
 
 # -- secrecy ----------------------------------------------------------------------------------------------------------

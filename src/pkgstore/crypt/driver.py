@@ -89,14 +89,11 @@ class SealedDriver:
             found, stream = self.medium.open(key, 0, _enough(start, stop), tag=tag)
             try:
                 return self._opened(found, stream, start, stop)
-            except Exception as exc:
+            except BaseException as exc:
                 stream.close()
                 # Another version took its place, between two requests for parts of it.
                 if tag is not None or not looks_left or self.classify(exc) is not NotFound:
                     raise
-            except BaseException:
-                stream.close()
-                raise
         raise AssertionError("unreachable")
 
     def stat(self, key: str) -> Blob:

@@ -102,13 +102,11 @@ class NoKeyring:
         raise SealError(Denied, "the store is encrypted, and no keyring was given", _GIVE_ONE)
 
     def find(self, key_id: str) -> Secret:
-        raise SealError(Denied, f"it is sealed under the key {key_id}, and no keyring was given", _GIVE_ONE)
+        remedy = f"{_GIVE_ONE}; the option ciphertext=true shows and verifies what lies there, without keys"
+        raise SealError(Denied, f"it is sealed under the key {key_id}, and no keyring was given", remedy)
 
 
-_GIVE_ONE = (
-    "give its file with keyring=, or in PKGSTORE_KEYRING_FILE; with ciphertext=true, what lies there is shown and"
-    " verified without keys"
-)
+_GIVE_ONE = "give its file with keyring=, or in PKGSTORE_KEYRING_FILE"
 
 
 def file_of(path: str | os.PathLike[str]) -> str:
@@ -116,6 +114,10 @@ def file_of(path: str | os.PathLike[str]) -> str:
     text = os.fspath(path)
     if not isinstance(text, str):
         raise TypeError(f"a keyring is named by a str or a path, not {type(text).__name__}")
+    if not text or "\0" in text:
+        raise Misconfigured(
+            f"the keyring {text!r} is not the path of a file: name the one that `pkgstore keys new` made"
+        )
     return os.path.abspath(os.path.expanduser(expand(text)))
 
 
@@ -182,9 +184,9 @@ def _locked(path: str) -> Iterator[Keys]:
 def _opened(path: str) -> BinaryIO:
     """Return the file, open for writing where that is allowed: on NFS, only then can it be locked."""
     try:
-        return open(path, "r+b")
+        return open(path, "r+b", buffering=0)
     except PermissionError:
-        return open(path, "rb")
+        return open(path, "rb", buffering=0)
 
 
 def _write(path: str, keys: Keys, *, replaced: os.stat_result | None) -> None:
