@@ -73,6 +73,16 @@ def test_keys_are_added_and_none_is_lost(path: Path) -> None:
         keyring.activate(str(path), "abc")
 
 
+def test_a_keyring_that_is_full(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyring, "_LARGEST", len(path.read_bytes()) * 2)
+    keyring.add(str(path), activate=True)
+    before = path.read_bytes()
+    with pytest.raises(pkgstore.Misconfigured, match="holds 2 keys, and has no room for another"):
+        keyring.add(str(path), activate=True)
+    assert path.read_bytes() == before
+    assert len(keyring.held(str(path)).by_id) == 2
+
+
 def test_owner_mode_and_links_stay(path: Path) -> None:
     path.chmod(0o640)
     link = path.parent / "link"

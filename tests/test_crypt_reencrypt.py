@@ -123,6 +123,17 @@ def test_the_trash_knows_what_went_last_and_with_what(store: Store, ring: str) -
         assert store.read(f"{number}.metadata") == b"of 2"
 
 
+def test_what_a_share_has_deleted_and_not_let_go_of_is_left_alone(store: Store, ring: str, tmp_path: Path) -> None:
+    store.publish("a", b"1")
+    waiting = tmp_path / "store" / ".pkgstore" / "trash" / ("0" * 32)
+    waiting.parent.mkdir()
+    waiting.write_bytes((tmp_path / "store" / "a").read_bytes())
+    before = waiting.read_bytes()
+    rotated(ring)
+    result = store.reencrypt()
+    assert (result.renewed, result.failed, waiting.read_bytes()) == (1, [], before)
+
+
 def test_a_part_of_a_store(store: Store, ring: str) -> None:
     for key in ("one/a", "two/a"):
         store.publish(key, b"1")

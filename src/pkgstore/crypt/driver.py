@@ -1,7 +1,8 @@
 """A driver over that of a medium, which is given ciphertext.
 
 What a store's own documents say has to be known before there are keys, or without them: those below `OPEN` stay as they
-are, and so does corrupt ciphertext that is kept aside. All else is sealed, whatever lies below `.pkgstore/` included.
+are, and so does what was sealed for another place: corrupt blobs that are kept aside, and deleted files of a share
+that are still open somewhere. All else is sealed, whatever lies below `.pkgstore/` included.
 
 Sizes are those of the plaintext, and known without keys. Digests are those of the plaintext, too, and are sealed with
 it, since they would let people guess what it is; those of the ciphertext are what the medium's driver keeps.
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 OPEN = tuple(
     f"{keys.CONTROL}/{name}"
-    for name in ("store.json", "ledger/", "doctor/", "probe/", "tmp/", "digests/", "quarantine/")
+    for name in ("store.json", "ledger/", "doctor/", "probe/", "tmp/", "digests/", "quarantine/", "trash/")
 )
 
 _LOOKS = 5

@@ -194,6 +194,12 @@ def _write(path: str, keys: Keys, *, replaced: os.stat_result | None) -> None:
 
     Who has locked a keyring removes what one that was killed has left beside it.
     """
+    packed = _packed(keys)
+    if len(packed) > _LARGEST:
+        raise Misconfigured(
+            f"the keyring {path} holds {len(keys.by_id) - 1} keys, and has no room for another: take old ones out of it"
+            " once nothing is sealed under them (`pkgstore keys reencrypt`)"
+        )
     path = os.path.realpath(path)
     folder = os.path.dirname(path)
     temporary = os.path.join(folder, f".{os.path.basename(path)}.{os.urandom(8).hex() if replaced is None else 'new'}")
@@ -207,7 +213,7 @@ def _write(path: str, keys: Keys, *, replaced: os.stat_result | None) -> None:
                 if (status.st_uid, status.st_gid) != (replaced.st_uid, replaced.st_gid):
                     os.fchown(descriptor, replaced.st_uid, replaced.st_gid)
                 os.fchmod(descriptor, stat.S_IMODE(replaced.st_mode))
-            file.write(_packed(keys))
+            file.write(packed)
             file.flush()
             os.fsync(descriptor)
         if replaced is None:
