@@ -138,9 +138,7 @@ class SealedDriver:
 
     def _opened(self, found: Blob, stream: BinaryIO, start: int, stop: int | None) -> tuple[Blob, BinaryIO]:
         """Return a blob, and its plaintext; ``stream`` is its ciphertext from the first byte on."""
-        header = Header.unpacked(_exactly(stream, HEADER))
-        cipher = Cipher(self.keyring.find(header.key_id), header, self._store, found.key)
-        digests = cipher.open_record(self._record(found, stream, header), found.size)
+        header, cipher, digests = self._begun(found, stream)
         blob = _plain(found, digests)
         first = HEADER if header.record_last else HEADER + RECORD
         standing = 0
@@ -154,6 +152,12 @@ class SealedDriver:
             stream = follow
         opened = OpenedStream(stream, cipher, first, blob.size, start=start, standing=standing)
         return blob, cast("BinaryIO", opened)
+
+    def _begun(self, found: Blob, stream: BinaryIO) -> tuple[Header, Cipher, dict[str, str]]:
+        """Return the header, what opens the segments, and what the record says; ``stream`` stands at the first byte."""
+        header = Header.unpacked(_exactly(stream, HEADER))
+        cipher = Cipher(self.keyring.find(header.key_id), header, self._store, found.key)
+        return header, cipher, cipher.open_record(self._record(found, stream, header), found.size)
 
     def _record(self, found: Blob, stream: BinaryIO, header: Header) -> bytes:
         """Return the record; a stream that is not seekable stands before the segments then."""
@@ -169,9 +173,7 @@ class SealedDriver:
     def _looked_at(self, found: Blob, stream: BinaryIO) -> Blob:
         digests: dict[str, str] = {}
         with contextlib.suppress(SealError):
-            header = Header.unpacked(_exactly(stream, HEADER))
-            cipher = Cipher(self.keyring.find(header.key_id), header, self._store, found.key)
-            digests = cipher.open_record(self._record(found, stream, header), found.size)
+            digests = self._begun(found, stream)[2]
         return _plain(found, digests)
 
     def _listed(self, found: Blob) -> Blob:
