@@ -578,6 +578,20 @@ def test_a_buffer_is_left_alone_by_what_does_not_open(medium: Near) -> None:
     stream.close()
 
 
+def test_what_does_not_open_does_not_open_later(medium: Near) -> None:
+    driver = sealed(medium)
+    publish(driver, "a", DATA)
+    stored = bytearray(medium.stored("a"))
+    stored[len(stored) // 2] ^= 1
+    medium.damage("a", bytes(stored))
+    _, stream = driver.open("a")
+    with stream:
+        assert stream.read(SEGMENT) == DATA[:SEGMENT]
+        for _ in range(3):
+            with pytest.raises(SealError, match="segment 1 is not what was sealed there"):
+                stream.read(SEGMENT)
+
+
 def test_a_header_that_names_another_key_of_the_keyring(medium: Near) -> None:
     publish(sealed(medium, ONE), "a", DATA)
     good = medium.stored("a")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import errno
+import fcntl
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import traceback
@@ -70,6 +73,16 @@ def test_keys_are_added_and_none_is_lost(path: Path) -> None:
         keyring.activate(str(path), "abc")
 
 
+def test_a_keyring_that_is_full(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyring, "_LARGEST", len(path.read_bytes()) * 2)
+    keyring.add(str(path), activate=True)
+    before = path.read_bytes()
+    with pytest.raises(pkgstore.Misconfigured, match="holds 2 keys, and has no room for another"):
+        keyring.add(str(path), activate=True)
+    assert path.read_bytes() == before
+    assert len(keyring.held(str(path)).by_id) == 2
+
+
 def test_owner_mode_and_links_stay(path: Path) -> None:
     path.chmod(0o640)
     link = path.parent / "link"
@@ -107,6 +120,29 @@ def test_a_key_that_was_told_of_survives_a_kill(path: Path) -> None:
             process.kill()
             told += [line.strip() for line in process.stdout if line.endswith("\n")]
         assert set(told) <= set(keyring.held(str(path)).by_id)
+
+
+def test_what_a_kill_leaves_beside_goes_with_the_next_change(path: Path) -> None:
+    die = "import os, signal\nos.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n" + ADDING
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", die, path], check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert len(os.listdir(path.parent)) == 2  # and it holds keys
+    keyring.add(str(path), activate=True)
+    assert os.listdir(path.parent) == ["ring"]
+
+
+def test_a_lock_as_nfs_has_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = fcntl.flock
+
+    def only_if_writable(file: Any, operation: int) -> None:
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", only_if_writable)
+    added = keyring.add(str(path), activate=True)
+    assert keyring.held(str(path)).active == added.id
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
@@ -170,8 +206,13 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     for name, says in (("absent", "No such file"), ("pipe", "not a regular file"), ("", "not a regular file")):
         with pytest.raises(pkgstore.Misconfigured, match=says):
             Keyring(str(tmp_path / name))
+        with pytest.raises(pkgstore.Misconfigured, match=f"{says}|cannot be used"):
+            keyring.add(str(tmp_path / name), activate=True)
     with pytest.raises(pkgstore.Misconfigured, match="No such file"):
         keyring.make(str(tmp_path / "absent" / "ring"))
+    for wrong in ("", "a\0b"):
+        with pytest.raises(pkgstore.Misconfigured, match="is not the path of a file"):
+            pkgstore.open("memory://", keyring=wrong)
 
 
 # -- secrecy ----------------------------------------------------------------------------------------------------------
@@ -210,7 +251,7 @@ def test_no_error_and_no_repr_shows_a_key(tmp_path: Path) -> None:
         store.publish("b", b"1")
         driver = store.driver
         ring = driver.keyring  # type: ignore[attr-defined]
-        shown = repr([store, driver, ring, ring._keys, ring.active, vars(ring), vars(driver)])
+        shown = repr([store, driver, ring, ring._last, ring.active, vars(ring), vars(driver)])
         assert KEY.hex() not in shown
         assert base64.b64encode(KEY).decode() not in shown
         assert repr(KEY)[2:-1] not in shown

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import pkgstore
-from pkgstore import Corrupt, Denied, Misconfigured, QuotaExceeded, accounts, holder, tending
+from pkgstore import Corrupt, Denied, Misconfigured, QuotaExceeded, accounts, holder, tending, trash
 from pkgstore.crypt import keyring
 from pkgstore.crypt.driver import SealedDriver
 from pkgstore.quota import Quota
@@ -104,6 +104,34 @@ def test_everything_is_under_the_new_key(store: Store, ring: str, tmp_path: Path
     again = store.reencrypt()
     assert (again.renewed, again.current) == (0, 13)
     assert calls is store._calls
+
+
+def test_the_trash_knows_what_went_last_and_with_what(store: Store, ring: str) -> None:
+    for number in range(8):
+        for version in range(3):
+            companion = store.publish(f"{number}.metadata", b"of %d" % version)
+            blob = store.publish(f"{number}", b"version %d" % version)
+            assert trash.discard(store, companion, why="old", keep="30d", goes_with=blob.key)
+            assert trash.discard(store, blob, why="old", keep="30d")
+    before = sorted(trash.trashed(store), key=lambda each: each.name)
+    rotated(ring)
+    assert store.reencrypt().renewed == 2 * 2 * 3 * 8
+    assert sorted(trash.trashed(store), key=lambda each: each.name) == before
+    for number in range(8):
+        assert [blob.key for blob in trash.undelete(store, f"{number}")] == [f"{number}", f"{number}.metadata"]
+        assert store.read(f"{number}") == b"version 2"
+        assert store.read(f"{number}.metadata") == b"of 2"
+
+
+def test_what_a_share_has_deleted_and_not_let_go_of_is_left_alone(store: Store, ring: str, tmp_path: Path) -> None:
+    store.publish("a", b"1")
+    waiting = tmp_path / "store" / ".pkgstore" / "trash" / ("0" * 32)
+    waiting.parent.mkdir()
+    waiting.write_bytes((tmp_path / "store" / "a").read_bytes())
+    before = waiting.read_bytes()
+    rotated(ring)
+    result = store.reencrypt()
+    assert (result.renewed, result.failed, waiting.read_bytes()) == (1, [], before)
 
 
 def test_a_part_of_a_store(store: Store, ring: str) -> None:

@@ -19,6 +19,7 @@ import pkgstore
 from pkgstore import Corrupt, Denied, Exists, Misconfigured, NotFound, QuotaExceeded, Unsupported, reopening
 from pkgstore.crypt import keyring
 from pkgstore.crypt.segments import stored_size
+from pkgstore.verify import Checked, verify
 from tests.command import complaint, run
 
 if TYPE_CHECKING:
@@ -187,6 +188,72 @@ def test_ciphertext_is_verified_without_keys(store: Store, root: Path, tmp_path:
         pkgstore.open(tmp_path / "plain", ciphertext=True)
     with pytest.raises(NotFound):
         pkgstore.open(tmp_path / "absent", ciphertext=True)
+
+
+def flip(path: Path, at: int) -> bytes:
+    """Change a bit of a file; return what it holds then."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    return bytes(data)
+
+
+HEADER, SEGMENT, RECORD = 3, 70_000, -5
+"""Where bits are changed."""
+
+
+@pytest.mark.parametrize("at", [HEADER, SEGMENT, RECORD])
+def test_a_corrupt_blob_is_kept_aside_whole(store: Store, root: Path, ring: Path, at: int) -> None:
+    store.publish("a", SECRET)
+    store.publish("good", SECRET)
+    raw = (root / "a").read_bytes()
+    damaged = flip(root / "a", at)
+    seen: list[Checked] = []
+    report = verify(store, quarantine=True, progress=seen.append)
+    assert (report.good, report.corrupt, report.quarantined, report.unreadable) == (1, 1, 1, 0)
+    assert [blob.key for blob in store.list()] == ["good"]
+    kept = root / seen[0].kept_as
+    assert kept.read_bytes() == damaged  # and so are the segments that do open
+    note = kept.with_suffix(".json").read_text()
+    assert DIGEST not in note
+    assert json.loads(note)["found"] == {"sha256": hashlib.sha256(damaged).hexdigest()}
+    assert json.loads(note)["digests"] == {"sha256": hashlib.sha256(raw).hexdigest()}
+    keyring.add(str(ring), activate=True)
+    assert (store.reencrypt().failed, kept.read_bytes()) == ([], damaged)
+    kept.rename(root / "a")
+    flip(root / "a", at)
+    assert store.read("a") == SECRET
+
+
+@pytest.mark.parametrize("at", [HEADER, SEGMENT, RECORD])
+def test_a_repair_is_made_where_the_digests_are_known(store: Store, root: Path, tmp_path: Path, at: int) -> None:
+    store.publish("a", SECRET)
+    damaged = flip(root / "a", at)
+    seen: list[Checked] = []
+    with pkgstore.open(tmp_path / "plain", keyring=None) as plain:
+        plain.publish("a", SECRET)
+        report = verify(store, repair_from=plain, progress=seen.append)
+    assert (report.corrupt, report.repaired) == (1, int(at == SEGMENT))
+    if at == SEGMENT:
+        assert store.read("a") == SECRET
+    else:
+        assert seen[0].says.endswith("nothing tells whether " + plain.where + " has what was published here")
+        assert seen[0].remedy == "delete it and publish it again, or mirror it here"
+        assert (root / "a").read_bytes() == damaged
+
+
+def test_verify_without_keys(store: Store, root: Path) -> None:
+    store.publish("a", SECRET)
+    store.publish("b", SECRET)
+    flip(root / "a", SEGMENT)
+    seen: list[Checked] = []
+    with pkgstore.open(root, ciphertext=True) as raw:
+        report = verify(raw, progress=seen.append)
+        assert (report.good, report.corrupt, seen[0].key) == (1, 1, "a")
+    with pkgstore.open(root) as without:
+        report = verify(without, progress=seen.append)
+    assert (report.unreadable, seen[-1].remedy) == (2, "then verify the blob again")
+    assert "ciphertext=true" in seen[-1].says
 
 
 # -- which stores are encrypted ---------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pkgstore
 from pkgstore.crypt.segments import HEADER, RECORD, SEGMENT, stored_size
@@ -27,23 +28,30 @@ def test_the_page(tmp_path: Path) -> None:
     for name, place in places.items():
         assert name in text
         text = text.replace(name, place)
-    for program in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        compile(program, str(PAGE), "exec")
+    programs = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     with pkgstore.open(tmp_path / "plain") as plain:
         plain.publish("six/six-1.0.tar.gz", b"words", digests={"md5": None})
     lines = [line.removeprefix("    ").partition("  #")[0] for line in text.splitlines() if line.startswith("    ")]
     commands = [line for line in lines if line.startswith("pkgstore ")]
-    assert len(commands) == 6
-    for number, command in enumerate(commands):
+    assert len(commands) == 8
+    told = ""
+    for command in commands:
         program, *words = shlex.split(command)
         assert program == "pkgstore"
         done = run(*words, env={**os.environ, "PKGSTORE_KEYRING_FILE": ""})
         assert done.returncode == 0, done
-        if number == 1:
-            example = next(each for each in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "old.list" in each)
-            exec(compile("import pkgstore\n" + example, str(PAGE), "exec"), {})
-    assert "six/six-1.0.tar.gz" in done.stdout
-    assert str(stored_size(5)) in done.stdout
+        told += done.stdout
+    assert f"{stored_size(5)}  " in told
+    assert "1 copied, 0 same" in told
+    assert f"1 good, 0 corrupt; {stored_size(5)} bytes read" in told
+    for program in programs:
+        names: dict[str, Any] = {}
+        exec(compile("import pkgstore\n" + program, str(PAGE), "exec"), names)
+        for each in names.values():
+            if isinstance(each, pkgstore.Store):
+                assert each.encrypted
+                assert each.read("six/six-1.0.tar.gz") == b"words"
+                each.close()
     with pkgstore.open(tmp_path / "store", keyring=tmp_path / "ring") as store:
         assert store.read("six/six-1.0.tar.gz") == b"words"
         assert set(store.stat("six/six-1.0.tar.gz").digests) == {"sha256", "md5"}

@@ -261,9 +261,10 @@ def test_a_replacement_after_it_was_kept_aside_stays(
     damage(store, "1")
     put = checking._put
 
-    def and_replace(*args: object) -> None:
-        put(*args)  # type: ignore[arg-type]
+    def and_replace(*args: object) -> dict[str, str]:
+        digests = put(*args)  # type: ignore[arg-type]
         store.publish("1", b"newer", replace=True)
+        return digests
 
     monkeypatch.setattr(checking, "_put", and_replace)
     assert verify(store, quarantine=True).good == 10

@@ -109,6 +109,7 @@ def discard(store: Store, blob: Blob, *, why: str, keep: str | float | timedelta
         "digests": dict(copy.digests),
         "goes_with": companion_of,
         "why": why,
+        "trashed": copy.mtime,  # the record's own time is another once it is encrypted anew
     }
     control.put(f"{name}.json", json.dumps(record).encode())
     if clock() - began > _LONGEST_TO_DISCARD:  # the copy may be taken for abandoned, or be past its time
@@ -228,14 +229,14 @@ def _recorded(store: Store, record: str) -> Trashed | None:
     name = record.removesuffix(".json")
     try:
         with store.control(_FOLDER).open(record) as reader:
-            text, since = reader.readall(), reader.blob.mtime
+            text = reader.readall()
     except NotFound:
         return None
     try:
         found = json.loads(text)
         if found.pop("format") != _FORMAT:
             raise ValueError(found)
-        item = Trashed(**found, trashed=since, until=since + _kept_for(name), name=name)
+        item = Trashed(**found, until=found["trashed"] + _kept_for(name), name=name)
         if not _is_sound(asdict(item)):
             raise ValueError(found)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -253,6 +254,7 @@ def _is_sound(item: dict[str, Any]) -> bool:
         and keys.is_valid(item["key"])
         and type(item["size"]) is int
         and isinstance(item["mtime"], (int, float))
+        and isinstance(item["trashed"], (int, float))
         and isinstance(item["digests"], dict)
         and "sha256" in item["digests"]
     )

@@ -1,7 +1,8 @@
 """A driver over that of a medium, which is given ciphertext.
 
 What a store's own documents say has to be known before there are keys, or without them: those below `OPEN` stay as they
-are. All else is sealed, whatever lies below `.pkgstore/` included.
+are, and so does what was sealed for another place: corrupt blobs that are kept aside, and deleted files of a share
+that are still open somewhere. All else is sealed, whatever lies below `.pkgstore/` included.
 
 Sizes are those of the plaintext, and known without keys. Digests are those of the plaintext, too, and are sealed with
 it, since they would let people guess what it is; those of the ciphertext are what the medium's driver keeps.
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from pkgstore.driver import Body, Driver
     from pkgstore.errors import StoreError
 
-OPEN = tuple(f"{keys.CONTROL}/{name}" for name in ("store.json", "ledger/", "doctor/", "probe/", "tmp/", "digests/"))
+OPEN = tuple(
+    f"{keys.CONTROL}/{name}"
+    for name in ("store.json", "ledger/", "doctor/", "probe/", "tmp/", "digests/", "quarantine/", "trash/")
+)
 
 _LOOKS = 5
 
@@ -86,14 +90,11 @@ class SealedDriver:
             found, stream = self.medium.open(key, 0, _enough(start, stop), tag=tag)
             try:
                 return self._opened(found, stream, start, stop)
-            except Exception as exc:
+            except BaseException as exc:
                 stream.close()
                 # Another version took its place, between two requests for parts of it.
                 if tag is not None or not looks_left or self.classify(exc) is not NotFound:
                     raise
-            except BaseException:
-                stream.close()
-                raise
         raise AssertionError("unreachable")
 
     def stat(self, key: str) -> Blob:
@@ -137,9 +138,7 @@ class SealedDriver:
 
     def _opened(self, found: Blob, stream: BinaryIO, start: int, stop: int | None) -> tuple[Blob, BinaryIO]:
         """Return a blob, and its plaintext; ``stream`` is its ciphertext from the first byte on."""
-        header = Header.unpacked(_exactly(stream, HEADER))
-        cipher = Cipher(self.keyring.find(header.key_id), header, self._store, found.key)
-        digests = cipher.open_record(self._record(found, stream, header), found.size)
+        header, cipher, digests = self._begun(found, stream)
         blob = _plain(found, digests)
         first = HEADER if header.record_last else HEADER + RECORD
         standing = 0
@@ -153,6 +152,12 @@ class SealedDriver:
             stream = follow
         opened = OpenedStream(stream, cipher, first, blob.size, start=start, standing=standing)
         return blob, cast("BinaryIO", opened)
+
+    def _begun(self, found: Blob, stream: BinaryIO) -> tuple[Header, Cipher, dict[str, str]]:
+        """Return the header, what opens the segments, and what the record says; ``stream`` stands at the first byte."""
+        header = Header.unpacked(_exactly(stream, HEADER))
+        cipher = Cipher(self.keyring.find(header.key_id), header, self._store, found.key)
+        return header, cipher, cipher.open_record(self._record(found, stream, header), found.size)
 
     def _record(self, found: Blob, stream: BinaryIO, header: Header) -> bytes:
         """Return the record; a stream that is not seekable stands before the segments then."""
@@ -168,9 +173,7 @@ class SealedDriver:
     def _looked_at(self, found: Blob, stream: BinaryIO) -> Blob:
         digests: dict[str, str] = {}
         with contextlib.suppress(SealError):
-            header = Header.unpacked(_exactly(stream, HEADER))
-            cipher = Cipher(self.keyring.find(header.key_id), header, self._store, found.key)
-            digests = cipher.open_record(self._record(found, stream, header), found.size)
+            digests = self._begun(found, stream)[2]
         return _plain(found, digests)
 
     def _listed(self, found: Blob) -> Blob:

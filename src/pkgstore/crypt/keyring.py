@@ -16,7 +16,7 @@ import json
 import os
 import stat
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from pkgstore.config import expand
 from pkgstore.crypt.segments import SealError
@@ -65,29 +65,30 @@ class Keyring:
     def __init__(self, path: str) -> None:
         """Read the file. Raises `Misconfigured` when it cannot be read, is none, or is open to others."""
         self.path = path
-        self._keys, self._version = _read(path)
+        self._last = _read(path)  # one value, since other threads may read the file anew at any moment
 
     @property
     def active(self) -> Secret:
         """The key for sealing, as the file now says. Raises as reading it does."""
-        self._refresh()
-        return self._keys.by_id[self._keys.active]
+        keys = self._now()
+        return keys.by_id[keys.active]
 
     def find(self, key_id: str) -> Secret:
         """Return a key, for opening. Raises `SealError`, of kind `Denied`, that names one that is not there."""
-        if key_id not in self._keys.by_id:
-            self._refresh()
-        if key_id not in self._keys.by_id:
+        found = self._last[0].by_id.get(key_id) or self._now().by_id.get(key_id)
+        if found is None:
             raise SealError(
                 Denied,
                 f"it is sealed under the key {key_id}, which the keyring {self.path} does not hold",
                 "add that key to the keyring",
             )
-        return self._keys.by_id[key_id]
+        return found
 
-    def _refresh(self) -> None:
-        if self._version != _version(_status(self.path)):
-            self._keys, self._version = _read(self.path)
+    def _now(self) -> Keys:
+        keys, version = self._last
+        if version != _version(_status(self.path)):
+            keys, version = self._last = _read(self.path)
+        return keys
 
     def __repr__(self) -> str:
         return f"<keyring {self.path}>"
@@ -101,7 +102,8 @@ class NoKeyring:
         raise SealError(Denied, "the store is encrypted, and no keyring was given", _GIVE_ONE)
 
     def find(self, key_id: str) -> Secret:
-        raise SealError(Denied, f"it is sealed under the key {key_id}, and no keyring was given", _GIVE_ONE)
+        remedy = f"{_GIVE_ONE}; the option ciphertext=true shows and verifies what lies there, without keys"
+        raise SealError(Denied, f"it is sealed under the key {key_id}, and no keyring was given", remedy)
 
 
 _GIVE_ONE = "give its file with keyring=, or in PKGSTORE_KEYRING_FILE"
@@ -112,6 +114,10 @@ def file_of(path: str | os.PathLike[str]) -> str:
     text = os.fspath(path)
     if not isinstance(text, str):
         raise TypeError(f"a keyring is named by a str or a path, not {type(text).__name__}")
+    if not text or "\0" in text:
+        raise Misconfigured(
+            f"the keyring {text!r} is not the path of a file: name the one that `pkgstore keys new` made"
+        )
     return os.path.abspath(os.path.expanduser(expand(text)))
 
 
@@ -164,7 +170,7 @@ def _locked(path: str) -> Iterator[Keys]:
     path = os.path.realpath(path)
     try:
         while True:
-            with open(path, "rb") as file:
+            with _opened(path) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):  # else another has replaced it meanwhile
                     yield held(path)
@@ -175,11 +181,30 @@ def _locked(path: str) -> Iterator[Keys]:
         raise _unusable(path, exc) from exc
 
 
+def _opened(path: str) -> BinaryIO:
+    """Return the file, open for writing where that is allowed: on NFS, only then can it be locked."""
+    try:
+        return open(path, "r+b", buffering=0)
+    except PermissionError:
+        return open(path, "rb", buffering=0)
+
+
 def _write(path: str, keys: Keys, *, replaced: os.stat_result | None) -> None:
-    """Write a keyring, durably and in one step: a new file, or in the place of one, with its owner and mode."""
+    """Write a keyring, durably and in one step: a new file, or in the place of one, with its owner and mode.
+
+    Who has locked a keyring removes what one that was killed has left beside it.
+    """
+    packed = _packed(keys)
+    if len(packed) > _LARGEST:
+        raise Misconfigured(
+            f"the keyring {path} holds {len(keys.by_id) - 1} keys, and has no room for another: take old ones out of it"
+            " once nothing is sealed under them (`pkgstore keys reencrypt`)"
+        )
     path = os.path.realpath(path)
     folder = os.path.dirname(path)
-    temporary = os.path.join(folder, f".{os.path.basename(path)}.{os.urandom(8).hex()}")
+    temporary = os.path.join(folder, f".{os.path.basename(path)}.{os.urandom(8).hex() if replaced is None else 'new'}")
+    if replaced is not None:
+        _remove(temporary)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with open(descriptor, "wb") as file:
@@ -188,7 +213,7 @@ def _write(path: str, keys: Keys, *, replaced: os.stat_result | None) -> None:
                 if (status.st_uid, status.st_gid) != (replaced.st_uid, replaced.st_gid):
                     os.fchown(descriptor, replaced.st_uid, replaced.st_gid)
                 os.fchmod(descriptor, stat.S_IMODE(replaced.st_mode))
-            file.write(_packed(keys))
+            file.write(packed)
             file.flush()
             os.fsync(descriptor)
         if replaced is None:
@@ -197,14 +222,18 @@ def _write(path: str, keys: Keys, *, replaced: os.stat_result | None) -> None:
         else:
             os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        _remove(temporary)
         raise
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _packed(keys: Keys) -> bytes:

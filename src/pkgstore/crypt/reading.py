@@ -76,7 +76,7 @@ class OpenedStream(io.RawIOBase):
         super().close()
 
     def _segment(self, number: int) -> bytes:
-        """Return the plaintext of a segment. When the medium fails within one, the next call goes on there."""
+        """Return the plaintext of a segment. After an error, the next call goes on with what has come of it."""
         left = self._size - number * SEGMENT
         length = min(left, SEGMENT) + TAG
         if number != self._next:
@@ -85,6 +85,7 @@ class OpenedStream(io.RawIOBase):
             self._partial = b""
         while len(self._partial) < length and (data := self._stream.read(length - len(self._partial))):
             self._partial = self._partial + data if self._partial else data
-        sealed, self._partial = self._partial, b""
+        plain = self._cipher.open(number, self._partial, last=left <= SEGMENT)
         self._next = number + 1
-        return self._cipher.open(number, sealed, last=left <= SEGMENT)
+        self._partial = b""
+        return plain

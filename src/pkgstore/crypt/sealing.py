@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from itertools import islice
 from typing import TYPE_CHECKING, Self
 
 from pkgstore.crypt.segments import cut
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pkgstore.driver import Body
 
 _IN_MEMORY = 8 * CHUNK
+_SEGMENTS_AT_ONCE = 4
 
 
 class SealedBody:
@@ -66,7 +68,7 @@ class SealedBody:
 
     def read(self, size: int = -1, /) -> bytes | memoryview:
         if not self._rest and size:
-            piece = next(self._pieces, b"")
+            piece = b"".join(islice(self._pieces, _SEGMENTS_AT_ONCE))
             if piece and self._worker:
                 self._worker.update(piece)
             elif piece:

@@ -8,13 +8,15 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from pkgstore import Blob, Corrupt, Exists, NotFound, Reader, Store, StoreError
+from pkgstore import Blob, Corrupt, Denied, Exists, NotFound, Reader, Store, StoreError
 from pkgstore.bodies import PublishBody
+from pkgstore.calls import Calls
+from pkgstore.driver import of_medium
 from pkgstore.hashing import ALGORITHMS, CHUNK, Hasher, wanted
 from pkgstore.keys import CONTROL, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from pkgstore.bodies import BodyLike
 
@@ -63,14 +65,13 @@ def checked(blob: Blob, *, store: Store, repair_from: Store | None, quarantine: 
         try:
             seen, digests, count = _read(store, key)
             read += count
-            recorded = _recorded(seen)
-            if not recorded:
-                return Checked(key, "unrecorded", read)
-            if digests == recorded:
-                return Checked(key, "good", read)
-            if _read(store, key)[1] == recorded:  # it was the way here
-                return Checked(key, "good", read + count)
-            return _mended(store, seen, digests, read, repair_from, quarantine=quarantine)
+            found = _judged(seen, digests)
+            if found == "corrupt":
+                found = _judged(*_read(store, key)[:2])
+                if found == "corrupt":
+                    return _mended(store, seen, read, repair_from, quarantine=quarantine)
+                read += count  # it was the way here
+            return Checked(key, found, read)
         except (_Overtaken, NotFound):
             try:
                 store.stat(key)
@@ -84,7 +85,19 @@ def checked(blob: Blob, *, store: Store, repair_from: Store | None, quarantine: 
 
 
 def _unreadable(key: str, read: int, exc: StoreError) -> Checked:
-    return Checked(key, "unreadable", read, says=str(exc), remedy="mend the medium, and verify the blob again")
+    remedy = "mend the medium, and verify the blob again"
+    if isinstance(exc, Denied):
+        remedy = "then verify the blob again"  # the error says what is missing
+    return Checked(key, "unreadable", read, says=str(exc), remedy=remedy)
+
+
+def _judged(blob: Blob, digests: Mapping[str, str]) -> Found:
+    if not digests:
+        return "corrupt"
+    recorded = _recorded(blob)
+    if not recorded:
+        return "unrecorded"
+    return "good" if digests == recorded else "corrupt"
 
 
 def _recorded(blob: Blob) -> dict[str, str]:
@@ -92,8 +105,14 @@ def _recorded(blob: Blob) -> dict[str, str]:
 
 
 def _read(store: Store, key: str) -> tuple[Blob, Mapping[str, str], int]:
-    """Return a blob, the digests of its bytes, and how many there are."""
-    with store.open(key, verify=False, fresh=True) as reader:
+    """Return a blob, the digests of its bytes, and how many there are; no digests for one that does not open, or ends
+    too early.
+    """
+    try:
+        opened = store.open(key, verify=False, fresh=True)
+    except Corrupt:  # it is encrypted, and what says how is damaged
+        return store.stat(key), {}, 0
+    with opened as reader:
         hasher, count = Hasher(_recorded(reader.blob) or ["sha256"]), 0
         try:
             while chunk := reader.read(CHUNK):
@@ -107,7 +126,6 @@ def _read(store: Store, key: str) -> tuple[Blob, Mapping[str, str], int]:
 def _mended(
     store: Store,
     seen: Blob,
-    digests: Mapping[str, str],
     read: int,
     repair_from: Store | None,
     *,
@@ -115,11 +133,13 @@ def _mended(
 ) -> Checked:
     """Quarantine a corrupt blob and repair it, as far as this is asked for. Raises `_Overtaken`."""
     key = seen.key
-    what = f"the bytes of {shown(key)} in {store.where} do not have the {'/'.join(_recorded(seen))} recorded with them"
+    recorded = "/".join(_recorded(seen))
+    says = f"do not have the {recorded} recorded with them" if recorded else "are not what was sealed there"
+    what = f"the bytes of {shown(key)} in {store.where} {says}"
     kept_as, reason = "", ""
     if quarantine:
         try:
-            kept_as = _set_aside(store, seen, digests)
+            kept_as = _set_aside(store, seen)
         except StoreError as exc:
             reason = f"; it is not quarantined: {exc}"
     if repair_from is not None:
@@ -130,7 +150,9 @@ def _mended(
             reason += f"; {repair_from.where} does not have it"
         except StoreError as exc:
             reason += f"; it is not repaired: {exc}"
-    remedy = "restore it with --repair-from another store, or delete it and publish it again"
+    remedy = "delete it and publish it again, or mirror it here"
+    if recorded:
+        remedy = "restore it with --repair-from another store, or delete it and publish it again"
     if not kept_as:
         return Checked(key, "corrupt", read, says=what + reason, remedy=remedy)
     try:
@@ -142,34 +164,50 @@ def _mended(
     return Checked(key, "corrupt", read, "quarantined", what + reason, "publish it again, or mirror it here", kept_as)
 
 
-def _set_aside(store: Store, seen: Blob, digests: Mapping[str, str]) -> str:
-    """Copy a corrupt blob, and a note of what it was, to where it is not served; return where. Raises `_Overtaken`."""
-    name = hashlib.sha256(f"{store._path(seen.key)}\0{seen.tag}".encode()).hexdigest()[:32]
+def _set_aside(store: Store, seen: Blob) -> str:
+    """Copy a corrupt blob, and a note of what it was, to where it is not served; return where. Raises `_Overtaken`.
+
+    Of an encrypted one, that is its ciphertext, all of it: what is in segments after a damaged one could be told, too.
+    """
+    calls = store._calls
+    medium = Calls(of_medium(calls.driver), calls.where, calls.timeout)
+    path = store._path(seen.key)
+    name = hashlib.sha256(f"{path}\0{seen.tag}".encode()).hexdigest()[:32]
     place = f"{QUARANTINE}{name}.blob"
-    note = {
-        "key": store._path(seen.key),
-        "size": seen.size,
-        "mtime": seen.mtime,
-        "tag": seen.tag,
-        "digests": dict(seen.digests),
-        "found": dict(digests),
-    }
-    with store.open(seen.key, verify=False, fresh=True) as reader:
-        if reader.blob.tag != seen.tag:
+    lying = Store(medium, identity=store.id, quota=store._quota)
+    with lying.open(path, verify=False) as reader:
+        blob = reader.blob
+        if blob.tag != seen.tag:
             raise _Overtaken
-        _put(store, place, _AsItIs(reader))
-    _put(store, f"{QUARANTINE}{name}.json", json.dumps(note, indent=1).encode() + b"\n")
+        found = _put(medium, place, _AsItIs(reader), _recorded(blob))
+    note = {
+        "key": path,
+        "size": blob.size,
+        "mtime": blob.mtime,
+        "tag": blob.tag,
+        "digests": dict(blob.digests),
+        "found": found,
+    }
+    _put(medium, f"{QUARANTINE}{name}.json", json.dumps(note, indent=1).encode() + b"\n")
     return place
 
 
-def _put(store: Store, place: str, body: BodyLike) -> None:
-    with PublishBody(place, body, None, wanted(None)) as source, contextlib.suppress(Exists):
-        store._calls.put(place, place, source, exclusive=True)
+def _put(calls: Calls, place: str, body: BodyLike, algorithms: Iterable[str] = ()) -> dict[str, str]:
+    """Put what is not there yet; return the digests of it."""
+    with PublishBody(place, body, None, wanted(dict.fromkeys(algorithms))) as source:
+        with contextlib.suppress(Exists):
+            calls.put(place, place, source, exclusive=True)
+        return dict(source.digests)
 
 
 def _repair(store: Store, seen: Blob, other: Store) -> None:
     """Put another store's blob in the place of a corrupt one. Raises `_Overtaken`, and `Corrupt` when it has none."""
     recorded = _recorded(seen)
+    if not recorded:
+        raise Corrupt(
+            f"its digests are damaged too, and nothing tells whether {other.where} has what was published here",
+            key=seen.key,
+        )
 
     def look() -> None:
         now = store._found(seen.key)
