@@ -42,18 +42,7 @@ class Pair(Store):
     """
 
     def __init__(self, new: Store, old: Store) -> None:
-        super().__init__(
-            new._calls,
-            identity=new.id,
-            prefix=new._prefix,
-            readonly=new.readonly,
-            probed=new.probed,
-            cache=new._cache,
-            absent=new._absent,
-            catalog=new._catalog,
-            quota=new._quota,
-            encrypted=new.encrypted,
-        )
+        super().__init__(new._calls, **new._parts())
         self.new = new
         self.old = old
 

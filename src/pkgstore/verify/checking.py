@@ -8,21 +8,18 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from pkgstore import Blob, Corrupt, Exists, NotFound, Reader, Store, StoreError
-from pkgstore.bodies import PublishBody
-from pkgstore.hashing import ALGORITHMS, CHUNK, Hasher, wanted
+from pkgstore import Blob, Corrupt, Denied, Exists, NotFound, Reader, Store, StoreError
+from pkgstore.hashing import ALGORITHMS, CHUNK, Hasher
 from pkgstore.keys import CONTROL, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pkgstore.bodies import BodyLike
-
 Found: TypeAlias = Literal["good", "unrecorded", "corrupt", "unreadable", "gone"]
 
-QUARANTINE = f"{CONTROL}/quarantine/"
-
+_QUARANTINE = "quarantine"
 _READS = 4
+_REMEDY = "restore it with --repair-from another store, or delete it and publish it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +61,16 @@ def checked(blob: Blob, *, store: Store, repair_from: Store | None, quarantine: 
             seen, digests, count = _read(store, key)
             read += count
             recorded = _recorded(seen)
-            if not recorded:
+            if digests is not None and not recorded:
                 return Checked(key, "unrecorded", read)
-            if digests == recorded:
+            if digests is not None and digests == recorded:
                 return Checked(key, "good", read)
-            if _read(store, key)[1] == recorded:  # it was the way here
-                return Checked(key, "good", read + count)
-            return _mended(store, seen, digests, read, repair_from, quarantine=quarantine)
+            again, digests, _ = _read(store, key)
+            if again.tag != seen.tag:
+                raise _Overtaken
+            if digests is not None and digests == _recorded(again):  # it was the way here
+                return Checked(key, "good", read)
+            return _mended(store, again, digests, read, repair_from, quarantine=quarantine)
         except (_Overtaken, NotFound):
             try:
                 store.stat(key)
@@ -84,30 +84,41 @@ def checked(blob: Blob, *, store: Store, repair_from: Store | None, quarantine: 
 
 
 def _unreadable(key: str, read: int, exc: StoreError) -> Checked:
-    return Checked(key, "unreadable", read, says=str(exc), remedy="mend the medium, and verify the blob again")
+    mend = "see to what is denied" if isinstance(exc, Denied) else "mend the medium"
+    return Checked(key, "unreadable", read, says=str(exc), remedy=f"{mend}, and verify the blob again")
 
 
 def _recorded(blob: Blob) -> dict[str, str]:
     return {name: value for name, value in blob.digests.items() if name in ALGORITHMS}
 
 
-def _read(store: Store, key: str) -> tuple[Blob, Mapping[str, str], int]:
-    """Return a blob, the digests of its bytes, and how many there are."""
-    with store.open(key, verify=False, fresh=True) as reader:
-        hasher, count = Hasher(_recorded(reader.blob) or ["sha256"]), 0
+def _read(store: Store, key: str) -> tuple[Blob, Mapping[str, str] | None, int]:
+    """Return a blob, the digests of its bytes, and how many were read.
+
+    None are the digests of what does not open, or ends too early.
+    """
+    try:
+        reader = store.open(key, verify=False, fresh=True)
+    except Corrupt:  # encrypted, and what says how is damaged
+        return store.stat(key), None, 0
+    with reader:
+        hasher = Hasher(_recorded(reader.blob) or ["sha256"])
         try:
-            while chunk := reader.read(CHUNK):
-                hasher.update(chunk)
-                count += len(chunk)
-        except Corrupt:  # there are less than there should be
-            return reader.blob, {}, count
-        return reader.blob, hasher.digests(), count
+            return reader.blob, _digests(reader, hasher), reader.tell()
+        except Corrupt:
+            return reader.blob, None, reader.tell()
+
+
+def _digests(reader: Reader | _AsItIs, hasher: Hasher) -> Mapping[str, str]:
+    while chunk := reader.read(CHUNK):
+        hasher.update(chunk)
+    return hasher.digests()
 
 
 def _mended(
     store: Store,
     seen: Blob,
-    digests: Mapping[str, str],
+    digests: Mapping[str, str] | None,
     read: int,
     repair_from: Store | None,
     *,
@@ -116,6 +127,8 @@ def _mended(
     """Quarantine a corrupt blob and repair it, as far as this is asked for. Raises `_Overtaken`."""
     key = seen.key
     what = f"the bytes of {shown(key)} in {store.where} do not have the {'/'.join(_recorded(seen))} recorded with them"
+    if not _recorded(seen):
+        what = f"{shown(key)} in {store.where} does not open: it is damaged, or was put there by other means"
     kept_as, reason = "", ""
     if quarantine:
         try:
@@ -130,46 +143,50 @@ def _mended(
             reason += f"; {repair_from.where} does not have it"
         except StoreError as exc:
             reason += f"; it is not repaired: {exc}"
-    remedy = "restore it with --repair-from another store, or delete it and publish it again"
     if not kept_as:
-        return Checked(key, "corrupt", read, says=what + reason, remedy=remedy)
+        return Checked(key, "corrupt", read, says=what + reason, remedy=_REMEDY)
     try:
         store.delete(key, tag=seen.tag)
     except StoreError as exc:
-        return Checked(key, "corrupt", read, "", f"{what}; it is not quarantined: {exc}", remedy, kept_as)
+        return Checked(key, "corrupt", read, "", f"{what}; it is not quarantined: {exc}", _REMEDY, kept_as)
     if store._found(seen.key) is not None:
         raise _Overtaken
     return Checked(key, "corrupt", read, "quarantined", what + reason, "publish it again, or mirror it here", kept_as)
 
 
-def _set_aside(store: Store, seen: Blob, digests: Mapping[str, str]) -> str:
-    """Copy a corrupt blob, and a note of what it was, to where it is not served; return where. Raises `_Overtaken`."""
-    name = hashlib.sha256(f"{store._path(seen.key)}\0{seen.tag}".encode()).hexdigest()[:32]
-    place = f"{QUARANTINE}{name}.blob"
+def _set_aside(store: Store, seen: Blob, digests: Mapping[str, str] | None) -> str:
+    """Copy a corrupt blob, and a note of what it was, to where it is not served; return where. Raises `_Overtaken`.
+
+    Of an encrypted store, that is the ciphertext as it lies on the medium: what does not open cannot be read.
+    """
+    path = store._path(seen.key)
+    aside = store.control(_QUARANTINE)
     note = {
-        "key": store._path(seen.key),
+        "key": path,
         "size": seen.size,
         "mtime": seen.mtime,
         "tag": seen.tag,
         "digests": dict(seen.digests),
-        "found": dict(digests),
+        "found": dict(digests or {}),
     }
-    with store.open(seen.key, verify=False, fresh=True) as reader:
+    with store._as_it_lies().open(seen.key, verify=False, fresh=True) as reader:
         if reader.blob.tag != seen.tag:
             raise _Overtaken
-        _put(store, place, _AsItIs(reader))
-    _put(store, f"{QUARANTINE}{name}.json", json.dumps(note, indent=1).encode() + b"\n")
-    return place
-
-
-def _put(store: Store, place: str, body: BodyLike) -> None:
-    with PublishBody(place, body, None, wanted(None)) as source, contextlib.suppress(Exists):
-        store._calls.put(place, place, source, exclusive=True)
+        held = _digests(_AsItIs(reader), Hasher(["sha256"]))
+        name = hashlib.sha256(f"{path}\0{seen.tag}\0{held['sha256']}".encode()).hexdigest()[:32]
+        reader.seek(0)
+        with contextlib.suppress(Exists):
+            aside.put(f"{name}.blob", _AsItIs(reader), digests=held)
+    with contextlib.suppress(Exists):
+        aside.put(f"{name}.json", json.dumps(note, indent=1).encode() + b"\n")
+    return f"{CONTROL}/{_QUARANTINE}/{name}.blob"
 
 
 def _repair(store: Store, seen: Blob, other: Store) -> None:
     """Put another store's blob in the place of a corrupt one. Raises `_Overtaken`, and `Corrupt` when it has none."""
     recorded = _recorded(seen)
+    if "sha256" not in recorded:
+        raise Corrupt("its digests are lost with it, so that no copy can be told to be the same", key=seen.key)
 
     def look() -> None:
         now = store._found(seen.key)
