@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from pkgstore.transfer import Mirrored, Transferred, mirror
 from tests.cluster import cluster
 from tests.command import complaint, run
 from tests.media import MEDIA, Media, gcs, media, servers, smb
+from tests.sealed import open_sealed, ring_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,6 +155,41 @@ def test_one_store_is_not_mirrored_onto_itself(stores: tuple[Store, Store], tmp_
     assert src.read("a/x") == b"1"
 
 
+def test_a_pair_is_no_destination(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    """Else all of the old store would count as copied, and what is extra would be deleted from both."""
+    src, _ = stores
+    src.publish("a", b"1")
+    with pkgstore.open([tmp_path / "dst", tmp_path / "src"]) as pair:
+        with pytest.raises(pkgstore.Misconfigured, match="are two stores"):
+            mirror(src, pair)
+        with pkgstore.open(tmp_path / "other") as other:
+            assert mirror(pair, other).copied == 1
+
+
+def test_a_destination_that_is_only_read(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    src, _ = stores
+    with (
+        pkgstore.open(tmp_path / "dst", readonly=True) as dst,
+        pytest.raises(pkgstore.Denied, match="it is open for reading only"),
+    ):
+        mirror(src, dst)
+
+
+def test_a_copy_of_an_encrypted_store_is_not_told_to_lose_its_identity(tmp_path: Path) -> None:
+    """All that is sealed in it is bound to that."""
+    with open_sealed(f"file://{tmp_path}/a") as src:
+        src.publish("a", b"1")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    ring = ring_of(f"file://{tmp_path}/a")
+    with (
+        pkgstore.open(tmp_path / "a", keyring=ring) as src,
+        pkgstore.open(tmp_path / "b", keyring=ring) as dst,
+        pytest.raises(pkgstore.Misconfigured, match="has to keep that identity: make a new store") as caught,
+    ):
+        mirror(src, dst)
+    assert "remove" not in str(caught.value)
+
+
 def test_an_empty_source_empties_nothing_unless_forced(stores: tuple[Store, Store]) -> None:
     src, dst = stores
     assert mirror(src, dst, delete=True) == Mirrored()
@@ -212,6 +250,36 @@ def test_a_medium_that_does_not_answer_ends_it_after_a_while(stores: tuple[Store
     assert [each.fate for each in seen] == ["failed"] * 16
 
 
+def test_nothing_is_under_way_any_more_when_it_has_been_interrupted(stores: tuple[Store, Store]) -> None:
+    src, dst = stores
+    filled(src, [1000] * 50)
+
+    def interrupted(_: Transferred) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:  # whose traceback holds the frames
+        mirror(src, dst, progress=interrupted)
+    assert [each.name for each in threading.enumerate() if each.name.startswith("pkgstore-spread")] == []
+    assert caught.tb is not None
+
+
+def test_a_blob_that_comes_and_goes_at_the_destination_is_a_failure(
+    stores: tuple[Store, Store], outcomes: list[Transferred]
+) -> None:
+    src, dst = stores
+    src.publish("a", b"1")
+    tries = []
+
+    class ComesAndGoes(Store):
+        def publish(self, key: str, *args: Any, **options: Any) -> pkgstore.Blob:
+            tries.append(key)
+            raise pkgstore.Exists("it was there", key=key)
+
+    mirror(src, ComesAndGoes(dst._calls, identity=dst.id), progress=outcomes.append)
+    assert (outcomes[0].fate, type(outcomes[0].error)) == ("failed", pkgstore.Unavailable)
+    assert len(tries) < 10
+
+
 # -- beside others ----------------------------------------------------------------------------------------------------
 
 
@@ -240,21 +308,23 @@ def test_what_is_deleted_while_it_is_copied_does_not_come_back(stores: tuple[Sto
             assert content(pair) == content(old) == content(new) == {}
 
 
+@pytest.mark.parametrize("is_tagged", [False, True])
 def test_a_copy_that_is_made_in_the_middle_of_a_delete_does_not_stay(
-    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_tagged: bool
 ) -> None:
     old, new = stores
     with pkgstore.open([tmp_path / "dst", tmp_path / "src"]) as pair:
-        old.publish("a", b"1")
+        blob = old.publish("a", b"1")
         delete = Store.delete
 
-        def between(self: Store, key: str, **options: Any) -> None:
+        def between(self: Store, key: str, **options: Any) -> bool:
             mirror(old, new)
-            delete(self, key, **options)
+            found = delete(self, key, **options)
             mirror(old, new)
+            return found
 
         monkeypatch.setattr(Store, "delete", between)
-        pair.delete("a")
+        assert pair.delete("a", tag=blob.tag if is_tagged else None)
         assert content(pair) == content(old) == content(new) == {}
 
 

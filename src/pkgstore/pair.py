@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+_NO_VERSION = ""
+
 
 class Pair(Store):
     """A new store before an old one, as `pkgstore.open` makes it of two URLs.
@@ -34,8 +36,8 @@ class Pair(Store):
         who publish through such a pair. Who still publishes to the old store alone may take a key there at the same
         moment, so that both stores have it: the new one's blob is then what is read.
     Deleting
-        Takes a blob out of both, first out of the old one, so that it does not come back. Raises `Denied` when the old
-        store has it and is open for reading only.
+        Takes a blob out of both, first out of the old one, and then what a mirror has made of it in the new one
+        meanwhile; so it does not come back. Raises `Denied` when the old store has it and is open for reading only.
     All else
         Identity, usage, quota, leases, leftovers, catalog, trash and driver are the new store's alone. What has not
         been moved yet takes no room of its quota.
@@ -72,9 +74,12 @@ class Pair(Store):
         was_old = was_new = False
         if not self.old.readonly:
             was_old = self.old.delete(key, tag=tag if new is None else None)
-        if tag is None or new is not None:
-            was_new = self.new.delete(key, tag=tag)
-        return was_new or (was_old and (tag is None or new is None))
+        now = self.new._found(key)
+        if now is None or _is_version(now, new) or _is_copy(now, old):  # and not what others publish there now
+            was_new = self.new.delete(key, tag=now.tag if now else _NO_VERSION)
+        if tag is None:
+            return seen is not None
+        return was_old if new is None else was_new
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -142,6 +147,17 @@ class Pair(Store):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Pair, (self.new, self.old)
+
+
+def _is_version(now: Blob, seen: Blob | None) -> bool:
+    return seen is not None and now.tag == seen.tag
+
+
+def _is_copy(now: Blob, old: Blob | None) -> bool:
+    """Say whether a blob of the new store may have been copied from one of the old."""
+    if old is None or now.size != old.size:
+        return False
+    return "sha256" not in old.digests or now.digests.get("sha256") == old.digests["sha256"]
 
 
 def _merged(new: Iterator[Blob], old: Iterator[Blob]) -> Iterator[Blob]:
