@@ -299,6 +299,70 @@ class During(Store):
         return blob
 
 
+def test_what_is_replaced_while_it_is_copied_is_copied_as_it_is_now(stores: tuple[Store, Store]) -> None:
+    """Also when it is deleted, and published anew: else the old bytes would hide the new ones in a pair."""
+    src, dst = stores
+    for when in ("before", "after"):
+        for number, renew in enumerate((lambda: src.publish("a", b"2", replace=True), lambda: renewed(src, "a", b"2"))):
+            src.publish("a", b"1", replace=True)
+            dst.delete("a")
+            acts = [renew]
+            assert mirror(src, During(dst, **{when: lambda _, acts=acts: acts and acts.pop()()})).copied == 1, number
+            assert content(dst) == {"a": b"2"}
+
+
+def renewed(store: Store, key: str, data: bytes) -> None:
+    store.delete(key)
+    store.publish(key, data)
+
+
+def test_what_changes_while_it_is_found_in_conflict_is_looked_at_again(stores: tuple[Store, Store]) -> None:
+    src, dst = stores
+    src.publish("a", b"1")
+    acts = [lambda key: dst.publish(key, b"2") and renewed(src, key, b"2")]
+    assert mirror(src, During(dst, before=lambda key: acts and acts.pop()(key))) == Mirrored(same=1)
+
+
+def test_what_has_moved_to_the_new_store_meanwhile_is_no_conflict(stores: tuple[Store, Store]) -> None:
+    src, dst = stores
+
+    def moved(key: str) -> None:
+        src.delete(key)
+        dst.publish(key, b"2")
+
+    src.publish("a", b"1")
+    assert mirror(src, During(dst, before=moved)) == Mirrored(gone=1)
+    src.publish("a", b"1")
+    assert mirror(Deleted(src._calls, identity=src.id), dst) == Mirrored(gone=1)
+    assert content(dst) == {"a": b"2"}
+
+
+class Deleted(Store):
+    """A store from which all that has been listed is deleted."""
+
+    def list(self, prefix: str = "") -> Iterator[pkgstore.Blob]:
+        for blob in super().list(prefix):
+            self.delete(blob.key)
+            yield blob
+
+
+def test_a_copy_of_what_is_deleted_before_its_last_byte_is_never_visible(stores: tuple[Store, Store]) -> None:
+    src, dst = stores
+    src.publish("a", bytes(3 * MiB))
+    puts = []
+
+    class Watched(FaultyDriver):
+        def put(self, *args: Any, **options: Any) -> pkgstore.Blob:
+            src.delete("a")
+            puts.append(1)
+            blob = super().put(*args, **options)
+            pytest.fail("it is visible")
+            return blob
+
+    assert mirror(src, with_driver(dst, Watched(dst.driver, FaultPlan()))) == Mirrored(gone=1)
+    assert puts == [1]
+
+
 def test_what_is_deleted_while_it_is_copied_does_not_come_back(stores: tuple[Store, Store], tmp_path: Path) -> None:
     old, new = stores
     with pkgstore.open([tmp_path / "dst", tmp_path / "src"]) as pair:
@@ -546,10 +610,17 @@ def test_watching_catches_up_until_it_is_stopped(stores: tuple[Store, Store], tm
 def test_a_mirror_that_does_not_look_again_is_caught(
     stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(During, "stat", Store.stat)
-    monkeypatch.setattr(Store, "stat", lambda self, key: None)
+    monkeypatch.setattr(transfer, "_is_there", lambda src, blob: True)
     with pytest.raises(AssertionError):
         test_what_is_deleted_while_it_is_copied_does_not_come_back(stores, tmp_path)
+
+
+def test_a_mirror_that_looks_for_any_version_is_caught(
+    stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "_is_there", lambda src, blob: bool(src.stat(blob.key)))
+    with pytest.raises(AssertionError):
+        test_what_is_replaced_while_it_is_copied_is_copied_as_it_is_now(stores)
 
 
 def test_a_mirror_that_replaces_unasked_is_caught(stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch) -> None:

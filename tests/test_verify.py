@@ -426,7 +426,7 @@ def test_a_publish_at_the_same_moment_is_refused_or_stays(
 def test_a_repair_that_does_not_look_last_is_caught(
     stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checking, "_LooksLast", lambda reader, look: reader)
+    monkeypatch.setattr(checking, "LooksLast", lambda reader, look: reader)
     with pytest.raises(AssertionError):
         test_a_replacement_at_the_same_moment_stays(stores, monkeypatch, "_repair")
 

@@ -79,7 +79,7 @@ class Pair(Store):
             was_new = self.new.delete(key, tag=now.tag if now else _NO_VERSION)
         if tag is None:
             return seen is not None
-        return was_old if new is None else was_new
+        return was_new or (was_old and (new is None or _is_copy(new, old)))
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

@@ -175,3 +175,26 @@ class Reader(io.RawIOBase):
     def _check_open(self) -> None:
         if self.closed:
             raise ValueError(f"the reader of {self.blob.key!r} is closed")
+
+
+class LooksLast:
+    """The bytes of a blob, as a body to publish: the last of them are given only after a ``look``, which may raise."""
+
+    def __init__(self, reader: Reader, look: Callable[[], None]) -> None:
+        self._reader = reader
+        self._look = look
+
+    def read(self, size: int, /) -> bytes:
+        data = self._reader.read(size)
+        if self.tell() == self._reader.blob.size and (data or not self._reader.blob.size):
+            self._look()
+        return data
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._reader.tell()
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._reader.seek(offset, whence)

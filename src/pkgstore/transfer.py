@@ -28,6 +28,7 @@ from pkgstore import (
 from pkgstore.hashing import ALGORITHMS
 from pkgstore.keys import shown
 from pkgstore.pair import Pair
+from pkgstore.reading import LooksLast
 from pkgstore.spread import JOBS, spread
 
 if TYPE_CHECKING:
@@ -235,7 +236,11 @@ def _settle(theirs: Blob, ours: Blob | None, src: Store, dst: Store, *, replace:
     if there == "same":
         return Transferred(key, "same", theirs.size)
     if there == "other":
-        return _copied(key, src, dst, replace=True) if replace else _conflict(key, dst)
+        if replace:
+            return _copied(key, src, dst, replace=True)
+        now = dst._found(key)
+        if _is_there(src, theirs) and now is not None and ours is not None and now.tag == ours.tag:
+            return _conflict(key, dst)  # and it was not just so when they were listed
     outcome = _copied(key, src, dst, replace=False)
     return _copied(key, src, dst, replace=True) if outcome.fate == "conflict" and replace else outcome
 
@@ -259,27 +264,51 @@ def _compared(src: Store, dst: Store, theirs: Blob, ours: Blob) -> Literal["same
 
 
 def _copied(key: str, src: Store, dst: Store, *, replace: bool) -> Transferred:
-    made = None
+    """Copy what the source has; raises `NotFound` when it has nothing any more, and leaves nothing of it then.
+
+    Who deletes from a pair of stores takes a blob out of the old one first, and then out of the new one: either finds
+    what is made here, or is seen here.
+    """
     for _ in range(_TRIES):
         with src.open(key, fresh=True) as reader:
             blob = reader.blob
             digests = {name: value for name, value in blob.digests.items() if name in ALGORITHMS}
+            body = LooksLast(reader, partial(_check_there, src, blob))
             try:
-                made = dst.publish(key, reader, digests=digests, size=blob.size, replace=replace)
-                break
+                made = dst.publish(key, body, digests=digests, size=blob.size, replace=replace)
             except Exists as exc:
-                if exc.blob is not None:  # else it was deleted meanwhile
-                    return Transferred(key, "same", blob.size) if exc.identical else _conflict(key, dst)
-    if made is None:
-        raise Unavailable(f"{shown(key)} comes and goes in {dst.where} all the time: mirror it again", key=key)
-    # Who deletes from a pair of stores takes a blob out of the old one first, and then out of the new one: either finds
-    # what is made here, or is seen here.
-    try:
-        src.stat(key)
-    except NotFound:
-        dst.delete(key, tag=made.tag)
-        raise
-    return Transferred(key, "replaced" if replace else "copied", blob.size)
+                if exc.identical:
+                    return Transferred(key, "same", blob.size)
+                if exc.blob is not None and _is_there(src, blob):
+                    return _conflict(key, dst)
+                continue
+            except _Changed:
+                continue
+        try:
+            is_there = _is_there(src, blob)
+        except NotFound:
+            dst.delete(key, tag=made.tag)
+            raise
+        if not is_there:
+            dst.delete(key, tag=made.tag)
+            continue
+        return Transferred(key, "replaced" if replace else "copied", blob.size)
+    raise Unavailable(f"{shown(key)} in {src.where}, or in {dst.where}, changes all the time: mirror it again", key=key)
+
+
+class _Changed(Exception):
+    """The source has another version now."""
+
+
+def _check_there(src: Store, blob: Blob) -> None:
+    if not _is_there(src, blob):
+        raise _Changed
+
+
+def _is_there(src: Store, blob: Blob) -> bool:
+    """Say whether the source still has these bytes. Raises `NotFound` when it has nothing any more."""
+    now = src.stat(blob.key)
+    return now.tag == blob.tag or ("sha256" in now.digests and now.digests["sha256"] == blob.digests.get("sha256"))
 
 
 def _kept(blob: Blob) -> Transferred:

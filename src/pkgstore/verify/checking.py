@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from pkgstore import Blob, Corrupt, Denied, Exists, NotFound, Reader, Store, StoreError
 from pkgstore.hashing import ALGORITHMS, CHUNK, Hasher
 from pkgstore.keys import CONTROL, shown
+from pkgstore.reading import LooksLast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 Found: TypeAlias = Literal["good", "unrecorded", "corrupt", "unreadable", "gone"]
 
@@ -197,7 +198,7 @@ def _repair(store: Store, seen: Blob, other: Store) -> None:
         for name, value in good.blob.digests.items():
             if recorded.get(name, value) != value:
                 raise Corrupt(f"{other.where} has other bytes under this key", key=seen.key)
-        body = _LooksLast(good, look)
+        body = LooksLast(good, look)
         store.publish(seen.key, body, digests=recorded, size=good.blob.size, replace=True)
 
 
@@ -212,26 +213,3 @@ class _AsItIs:
             return self._reader.read(size)
         except Corrupt:
             return b""
-
-
-class _LooksLast:
-    """The bytes of a blob, the last of which are given only after a look."""
-
-    def __init__(self, reader: Reader, look: Callable[[], None]) -> None:
-        self._reader = reader
-        self._look = look
-
-    def read(self, size: int, /) -> bytes:
-        data = self._reader.read(size)
-        if self.tell() == self._reader.blob.size:
-            self._look()
-        return data
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._reader.tell()
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        return self._reader.seek(offset, whence)
