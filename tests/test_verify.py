@@ -26,6 +26,7 @@ from pkgstore.drivers.local import LocalDriver
 from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, with_driver
 from pkgstore.transfer import mirror
 from pkgstore.verify import Checked, Verified, checking, verify
+from pkgstore.verify.journal import Journal
 from tests.cluster import cluster
 from tests.command import complaint, run
 from tests.media import MEDIA, Media, gcs, media, servers, smb
@@ -554,6 +555,8 @@ def test_a_journal(
     assert [each.key for each in seen] == ["6", "7", "8", "9"]
     assert (report.good, report.corrupt, report.seed) == (9, 1, lines[0]["seed"])
     assert verify(store, journal=journal, sample=2).good <= 2  # it had come to its end
+    with Journal(journal, {}, None), pytest.raises(pkgstore.Misconfigured, match="in use by another verification"):
+        verify(store, journal=journal)
     (tmp_path / "text").write_text("something else\n")
     with pytest.raises(pkgstore.Misconfigured, match="text is no journal of a verification"):
         verify(store, journal=tmp_path / "text")

@@ -30,14 +30,15 @@ class Pair(Store):
 
     Reading
         A blob is that of the new store; where it has none, that of the old. A listing merges both, sorted, and shows
-        each key once.
+        each key once. A copy that a mirror makes has the same bytes, and a tag of its own.
     Publishing
         Goes to the new store. A key that is in either is taken, and publishing it raises `Exists`. This holds among all
         who publish through such a pair. Who still publishes to the old store alone may take a key there at the same
         moment, so that both stores have it: the new one's blob is then what is read.
     Deleting
         Takes a blob out of both, first out of the old one, and then what a mirror has made of it in the new one
-        meanwhile; so it does not come back. Raises `Denied` when the old store has it and is open for reading only.
+        meanwhile; so it does not stay, unless that mirror is killed at this very moment. Raises `Denied` when the old
+        store has it and is open for reading only.
     All else
         Identity, usage, quota, leases, leftovers, catalog, trash and driver are the new store's alone. What has not
         been moved yet takes no room of its quota.
