@@ -234,7 +234,7 @@ def test_damage_of_every_part_of_an_encrypted_blob(tmp_path: Path, seen: list[Ch
     """It is found, repaired where its digests still open, and else kept as it lay before it is taken away."""
     url, size = f"file://{tmp_path}/sealed", 300_000
     with open_sealed(url) as store, pkgstore.open(tmp_path / "copy") as copy:
-        places = {"1-header": 3, "2-segment": 150_000, "3-record": -40, "4-cut": None, "5-good": 0}
+        places = {"0-key": 12, "1-header": 3, "2-segment": 150_000, "3-record": -40, "4-cut": None, "5-good": 0}
         lay = {}
         for name, place in places.items():
             for each in (store, copy):
@@ -248,10 +248,10 @@ def test_damage_of_every_part_of_an_encrypted_blob(tmp_path: Path, seen: list[Ch
             path.write_bytes(data)
             lay[name] = bytes(data)
         report = verify(store, repair_from=copy, quarantine=quarantine, progress=seen.append)
-        assert (report.good, report.corrupt, report.unreadable) == (1, 4, 0)
+        assert (report.good, report.corrupt, report.unreadable) == (1, 5, 0)
         lost = {each.key: each for each in seen if each.found == "corrupt" and each.did != "repaired"}
         assert set(lost) == {each.key for each in seen if "does not open" in each.says}
-        assert set(lost) == {"1-header", "3-record", "4-cut"}
+        assert set(lost) == {"0-key", "1-header", "3-record", "4-cut"}
         for each in lost.values():
             assert "its digests are lost with it" in each.says
         if not quarantine:

@@ -102,12 +102,22 @@ def _read(store: Store, key: str) -> tuple[Blob, Mapping[str, str] | None, int]:
         reader = store.open(key, verify=False, fresh=True)
     except Corrupt:  # encrypted, and what says how is damaged
         return store.stat(key), None, 0
+    except Denied:  # damaged as well, where the name of a key is
+        if not (store.encrypted and _is_damaged(store._as_it_lies(), key)):
+            raise
+        return store.stat(key), None, 0
     with reader:
         hasher = Hasher(_recorded(reader.blob) or ["sha256"])
         try:
             return reader.blob, _digests(reader, hasher), reader.tell()
         except Corrupt:
             return reader.blob, None, reader.tell()
+
+
+def _is_damaged(medium: Store, key: str) -> bool:
+    blob, digests, _ = _read(medium, key)
+    recorded = _recorded(blob)
+    return bool(recorded) and digests != recorded
 
 
 def _digests(reader: Reader | _AsItIs, hasher: Hasher) -> Mapping[str, str]:
