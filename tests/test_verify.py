@@ -21,6 +21,7 @@ import pytest
 import pkgstore
 from pkgstore import Store
 from pkgstore.control import Control
+from pkgstore.crypt import keyring
 from pkgstore.driver import of_medium
 from pkgstore.drivers.local import LocalDriver
 from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, with_driver
@@ -262,6 +263,27 @@ def test_damage_of_every_part_of_an_encrypted_blob(tmp_path: Path, seen: list[Ch
                 assert reader.read() == lay[each.key]
         assert mirror(copy, store).copied == len(lost)
         assert verify(store).good == len(places)
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+def test_ciphertext_goes_to_quarantine_on_every_medium(media: Media, medium: str, tmp_path: Path) -> None:
+    url, size = media.new(medium), MiB + 1
+    keyring.make(str(tmp_path / "ring"))
+    with pkgstore.open(url, keyring=tmp_path / "ring") as store:
+        lay = {}
+        for key in ("p/1", "p/2"):
+            store.publish(key, bytes(size))
+            with pkgstore.open(url, ciphertext=True) if medium != "memory" else store._as_it_lies() as ciphertext:
+                lay[key] = ciphertext.read(key)
+        media.damage(medium, url, "p/1")
+    with pkgstore.open(url, keyring=tmp_path / "ring") as store:
+        seen: list[Checked] = []
+        report = verify(store, quarantine=True, progress=seen.append)
+        assert (report.good, report.quarantined) == (1, 1)
+        with store.control("quarantine").open(seen[0].kept_as.rpartition("/")[2]) as reader:
+            data = reader.read()
+        assert (data[1:], data[0]) == (lay["p/1"][1:], lay["p/1"][0] ^ 1)
+        assert [blob.key for blob in store.list()] == ["p/2"]
 
 
 def test_a_blob_whose_key_is_not_at_hand_is_not_corrupt(tmp_path: Path, seen: list[Checked]) -> None:
