@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import random
@@ -12,12 +13,13 @@ import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 
 import pkgstore
 from pkgstore import Store, transfer
+from pkgstore.drivers.local import LocalDriver
 from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, with_driver
 from pkgstore.transfer import Mirrored, Transferred, mirror
 from tests.cluster import cluster
@@ -198,6 +200,36 @@ def test_an_empty_source_empties_nothing_unless_forced(stores: tuple[Store, Stor
         mirror(src, dst, delete=True)
     assert dst.read("a") == b"1"
     assert mirror(src, dst, delete=True, force=True) == Mirrored(deleted=1)
+
+
+def test_what_cannot_be_rewound_is_opened_once(stores: tuple[Store, Store]) -> None:
+    """As on S3, where each opening is a request, and a stream that is left half-way costs its connection."""
+    src, dst = stores
+    filled(src)
+    opened: list[str] = []
+
+    class OneWay(LocalDriver):
+        def open(self, key: str, *args: Any, **options: Any) -> tuple[pkgstore.Blob, Any]:
+            opened.append(key)
+            blob, stream = super().open(key, *args, **options)
+            return blob, Pipe(stream)
+
+    assert mirror(with_driver(src, OneWay(src.driver.root)), dst).copied == len(SIZES)  # type: ignore[attr-defined]
+    assert len(opened) == len(SIZES)
+
+
+class Pipe(io.RawIOBase):
+    """A stream that cannot be rewound."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return self._stream.read(-1 if size is None else size)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 # -- what goes wrong --------------------------------------------------------------------------------------------------
