@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -496,6 +498,49 @@ def test_beside_many_publishers(stores: tuple[Store, Store]) -> None:
     others = {name for name, data in won.items() if data != name.encode()}
     assert report == Mirrored(same=60 - len(others), conflict=len(others))
     assert content(dst) == {name: won.get(name, name.encode()) for name in names}
+
+
+def test_a_pair_that_is_used_while_its_old_store_is_mirrored(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    """Each key is changed by one thread, which reads what it has done; what is deleted may be seen for a moment."""
+    old, new = stores
+    print(f"PKGSTORE_SEED={SEED}")
+    is_over = threading.Event()
+
+    def follow() -> None:
+        while not is_over.is_set():
+            assert mirror(old, new, jobs=2).is_whole
+
+    with pkgstore.open([tmp_path / "dst", tmp_path / "src"]) as pair, ThreadPoolExecutor(4) as pool:
+        following = pool.submit(follow)
+        try:
+            for each in [pool.submit(use, pair, old, name) for name in "abc"]:
+                each.result()
+        finally:
+            is_over.set()
+        following.result()
+
+
+def use(pair: Store, old: Store, name: str) -> None:
+    rng, state = random.Random(f"{SEED}/{name}"), dict[str, bytes]()
+    for number in range(200):
+        key = f"{name}/{rng.randrange(3)}"
+        if key not in state:
+            data = b"%d" % number + bytes(rng.choice([0, 100_000]))
+            with contextlib.suppress(pkgstore.Exists):  # what was deleted is seen for a moment
+                rng.choice([old, pair]).publish(key, data)
+                state[key] = data
+        elif pair.delete(key, tag=rng.choice([None, pair.stat(key).tag])):
+            del state[key]
+        deadline = time.monotonic() + 20
+        while read(pair, key) != state.get(key):
+            assert time.monotonic() < deadline, (key, number)
+
+
+def read(store: Store, key: str) -> bytes | None:
+    try:
+        return store.read(key)
+    except pkgstore.NotFound:
+        return None
 
 
 # -- cut short --------------------------------------------------------------------------------------------------------
