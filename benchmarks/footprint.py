@@ -37,7 +37,9 @@ def memory(settings: Settings) -> Iterator[Row]:
     size = settings.huge
     free = shutil.disk_usage(settings.folder).free
     if free < 2 * size + 2 * GIB:
-        raise OSError(f"{settings.folder} has {free / GIB:.1f} GiB free: measuring memory needs {2 * size / GIB + 2:.1f}")
+        raise OSError(
+            f"{settings.folder} has {free / GIB:.1f} GiB free: measuring memory needs {2 * size / GIB + 2:.1f}"
+        )
     for do, what, arguments in (
         ("peak_of_publish", "publish", {"size": size}),
         ("peak_of_read", "read", {}),

@@ -41,17 +41,20 @@ class Media:
 
     def url(self, medium: str) -> str:
         """Return the URL of a new store, which is there."""
-        url = self._url(medium)
+        if medium == "s3":
+            return self._s3.store(SERVER)
+        url = self.new(medium)
         pkgstore.open(url).close()
         return url
 
-    def _url(self, medium: str) -> str:
+    def new(self, medium: str) -> str:
+        """Return a URL for a new store, which is not there yet."""
         if medium == "memory":
             return f"memory://{uuid.uuid4().hex}"
         if medium == "local":
             return f"file://{self._folder}/{next(_numbers)}/store"
         if medium == "s3":
-            return self._s3.store(SERVER)
+            return self._s3.url(SERVER)
         if medium == "gcs":
             return self._gcs.url("/pypi")
         return fresh(self._smb, "cased")

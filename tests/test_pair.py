@@ -128,6 +128,43 @@ def test_a_delete_is_bound_to_the_version_that_is_seen(stores: tuple[Store, Stor
     assert list(pair.list()) == []
 
 
+@pytest.mark.parametrize("is_tagged", [False, True])
+def test_what_is_published_in_the_middle_of_a_delete_stays(
+    stores: tuple[Store, Store, Store], monkeypatch: pytest.MonkeyPatch, *, is_tagged: bool
+) -> None:
+    pair, _, old = stores
+    blob = old.publish("a", b"old")
+    delete, acts = Store.delete, [lambda: pair.publish("a", b"new")]
+
+    def and_publish(self: Store, key: str, **options: Any) -> bool:
+        found = delete(self, key, **options)
+        if acts:
+            acts.pop()()
+        return found
+
+    monkeypatch.setattr(Store, "delete", and_publish)
+    assert pair.delete("a", tag=blob.tag if is_tagged else None)
+    assert pair.read("a") == b"new"
+
+
+def test_a_tagged_delete_says_that_it_was_there_when_a_mirror_took_its_copy_back_first(
+    stores: tuple[Store, Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair, new, old = stores
+    old.publish("a", b"1")
+    copy = new.publish("a", b"1")
+    delete = Store.delete
+
+    def taken_back(self: Store, key: str, **options: Any) -> bool:
+        found = delete(self, key, **options)
+        delete(new, key, tag=copy.tag)
+        return found
+
+    monkeypatch.setattr(Store, "delete", taken_back)
+    assert pair.delete("a", tag=copy.tag)
+    assert list(pair.list()) == []
+
+
 def test_an_old_store_that_is_only_read(tmp_path: Path) -> None:
     with pkgstore.open(tmp_path / "old") as old:
         old.publish("a", b"old")

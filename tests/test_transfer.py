@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 
 import pkgstore
 from pkgstore import Store, transfer
+from pkgstore.drivers.local import LocalDriver
 from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, with_driver
 from pkgstore.transfer import Mirrored, Transferred, mirror
 from tests.cluster import cluster
 from tests.command import complaint, run
 from tests.media import MEDIA, Media, gcs, media, servers, smb
+from tests.sealed import open_sealed, ring_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,6 +159,41 @@ def test_one_store_is_not_mirrored_onto_itself(stores: tuple[Store, Store], tmp_
     assert src.read("a/x") == b"1"
 
 
+def test_a_pair_is_no_destination(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    """Else all of the old store would count as copied, and what is extra would be deleted from both."""
+    src, _ = stores
+    src.publish("a", b"1")
+    with pkgstore.open([tmp_path / "dst", tmp_path / "src"]) as pair:
+        with pytest.raises(pkgstore.Misconfigured, match="are two stores"):
+            mirror(src, pair)
+        with pkgstore.open(tmp_path / "other") as other:
+            assert mirror(pair, other).copied == 1
+
+
+def test_a_destination_that_is_only_read(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    src, _ = stores
+    with (
+        pkgstore.open(tmp_path / "dst", readonly=True) as dst,
+        pytest.raises(pkgstore.Denied, match="it is open for reading only"),
+    ):
+        mirror(src, dst)
+
+
+def test_a_copy_of_an_encrypted_store_is_not_told_to_lose_its_identity(tmp_path: Path) -> None:
+    """All that is sealed in it is bound to that."""
+    with open_sealed(f"file://{tmp_path}/a") as src:
+        src.publish("a", b"1")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    ring = ring_of(f"file://{tmp_path}/a")
+    with (
+        pkgstore.open(tmp_path / "a", keyring=ring) as src,
+        pkgstore.open(tmp_path / "b", keyring=ring) as dst,
+        pytest.raises(pkgstore.Misconfigured, match="has to keep that identity: make a new store") as caught,
+    ):
+        mirror(src, dst)
+    assert "remove" not in str(caught.value)
+
+
 def test_an_empty_source_empties_nothing_unless_forced(stores: tuple[Store, Store]) -> None:
     src, dst = stores
     assert mirror(src, dst, delete=True) == Mirrored()
@@ -160,6 +202,36 @@ def test_an_empty_source_empties_nothing_unless_forced(stores: tuple[Store, Stor
         mirror(src, dst, delete=True)
     assert dst.read("a") == b"1"
     assert mirror(src, dst, delete=True, force=True) == Mirrored(deleted=1)
+
+
+def test_what_cannot_be_rewound_is_opened_once(stores: tuple[Store, Store]) -> None:
+    """As on S3, where each opening is a request, and a stream that is left half-way costs its connection."""
+    src, dst = stores
+    filled(src)
+    opened: list[str] = []
+
+    class OneWay(LocalDriver):
+        def open(self, key: str, *args: Any, **options: Any) -> tuple[pkgstore.Blob, Any]:
+            opened.append(key)
+            blob, stream = super().open(key, *args, **options)
+            return blob, Pipe(stream)
+
+    assert mirror(with_driver(src, OneWay(src.driver.root)), dst).copied == len(SIZES)  # type: ignore[attr-defined]
+    assert len(opened) == len(SIZES)
+
+
+class Pipe(io.RawIOBase):
+    """A stream that cannot be rewound."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return self._stream.read(-1 if size is None else size)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 # -- what goes wrong --------------------------------------------------------------------------------------------------
@@ -212,6 +284,36 @@ def test_a_medium_that_does_not_answer_ends_it_after_a_while(stores: tuple[Store
     assert [each.fate for each in seen] == ["failed"] * 16
 
 
+def test_nothing_is_under_way_any_more_when_it_has_been_interrupted(stores: tuple[Store, Store]) -> None:
+    src, dst = stores
+    filled(src, [1000] * 50)
+
+    def interrupted(_: Transferred) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:  # whose traceback holds the frames
+        mirror(src, dst, progress=interrupted)
+    assert [each.name for each in threading.enumerate() if each.name.startswith("pkgstore-spread")] == []
+    assert caught.tb is not None
+
+
+def test_a_blob_that_comes_and_goes_at_the_destination_is_a_failure(
+    stores: tuple[Store, Store], outcomes: list[Transferred]
+) -> None:
+    src, dst = stores
+    src.publish("a", b"1")
+    tries = []
+
+    class ComesAndGoes(Store):
+        def publish(self, key: str, *args: Any, **options: Any) -> pkgstore.Blob:
+            tries.append(key)
+            raise pkgstore.Exists("it was there", key=key)
+
+    mirror(src, ComesAndGoes(dst._calls, identity=dst.id), progress=outcomes.append)
+    assert (outcomes[0].fate, type(outcomes[0].error)) == ("failed", pkgstore.Unavailable)
+    assert len(tries) < 10
+
+
 # -- beside others ----------------------------------------------------------------------------------------------------
 
 
@@ -231,6 +333,70 @@ class During(Store):
         return blob
 
 
+def test_what_is_replaced_while_it_is_copied_is_copied_as_it_is_now(stores: tuple[Store, Store]) -> None:
+    """Also when it is deleted, and published anew: else the old bytes would hide the new ones in a pair."""
+    src, dst = stores
+    for when in ("before", "after"):
+        for number, renew in enumerate((lambda: src.publish("a", b"2", replace=True), lambda: renewed(src, "a", b"2"))):
+            src.publish("a", b"1", replace=True)
+            dst.delete("a")
+            acts = [renew]
+            assert mirror(src, During(dst, **{when: lambda _, acts=acts: acts and acts.pop()()})).copied == 1, number
+            assert content(dst) == {"a": b"2"}
+
+
+def renewed(store: Store, key: str, data: bytes) -> None:
+    store.delete(key)
+    store.publish(key, data)
+
+
+def test_what_changes_while_it_is_found_in_conflict_is_looked_at_again(stores: tuple[Store, Store]) -> None:
+    src, dst = stores
+    src.publish("a", b"1")
+    acts = [lambda key: dst.publish(key, b"2") and renewed(src, key, b"2")]
+    assert mirror(src, During(dst, before=lambda key: acts and acts.pop()(key))) == Mirrored(same=1)
+
+
+def test_what_has_moved_to_the_new_store_meanwhile_is_no_conflict(stores: tuple[Store, Store]) -> None:
+    src, dst = stores
+
+    def moved(key: str) -> None:
+        src.delete(key)
+        dst.publish(key, b"2")
+
+    src.publish("a", b"1")
+    assert mirror(src, During(dst, before=moved)) == Mirrored(gone=1)
+    src.publish("a", b"1")
+    assert mirror(Deleted(src._calls, identity=src.id), dst) == Mirrored(gone=1)
+    assert content(dst) == {"a": b"2"}
+
+
+class Deleted(Store):
+    """A store from which all that has been listed is deleted."""
+
+    def list(self, prefix: str = "") -> Iterator[pkgstore.Blob]:
+        for blob in super().list(prefix):
+            self.delete(blob.key)
+            yield blob
+
+
+def test_a_copy_of_what_is_deleted_before_its_last_byte_is_never_visible(stores: tuple[Store, Store]) -> None:
+    src, dst = stores
+    src.publish("a", bytes(3 * MiB))
+    puts = []
+
+    class Watched(FaultyDriver):
+        def put(self, *args: Any, **options: Any) -> pkgstore.Blob:
+            src.delete("a")
+            puts.append(1)
+            blob = super().put(*args, **options)
+            pytest.fail("it is visible")
+            return blob
+
+    assert mirror(src, with_driver(dst, Watched(dst.driver, FaultPlan()))) == Mirrored(gone=1)
+    assert puts == [1]
+
+
 def test_what_is_deleted_while_it_is_copied_does_not_come_back(stores: tuple[Store, Store], tmp_path: Path) -> None:
     old, new = stores
     with pkgstore.open([tmp_path / "dst", tmp_path / "src"]) as pair:
@@ -240,21 +406,23 @@ def test_what_is_deleted_while_it_is_copied_does_not_come_back(stores: tuple[Sto
             assert content(pair) == content(old) == content(new) == {}
 
 
+@pytest.mark.parametrize("is_tagged", [False, True])
 def test_a_copy_that_is_made_in_the_middle_of_a_delete_does_not_stay(
-    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_tagged: bool
 ) -> None:
     old, new = stores
     with pkgstore.open([tmp_path / "dst", tmp_path / "src"]) as pair:
-        old.publish("a", b"1")
+        blob = old.publish("a", b"1")
         delete = Store.delete
 
-        def between(self: Store, key: str, **options: Any) -> None:
+        def between(self: Store, key: str, **options: Any) -> bool:
             mirror(old, new)
-            delete(self, key, **options)
+            found = delete(self, key, **options)
             mirror(old, new)
+            return found
 
         monkeypatch.setattr(Store, "delete", between)
-        pair.delete("a")
+        assert pair.delete("a", tag=blob.tag if is_tagged else None)
         assert content(pair) == content(old) == content(new) == {}
 
 
@@ -330,6 +498,49 @@ def test_beside_many_publishers(stores: tuple[Store, Store]) -> None:
     others = {name for name, data in won.items() if data != name.encode()}
     assert report == Mirrored(same=60 - len(others), conflict=len(others))
     assert content(dst) == {name: won.get(name, name.encode()) for name in names}
+
+
+def test_a_pair_that_is_used_while_its_old_store_is_mirrored(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    """Each key is changed by one thread, which reads what it has done; what is deleted may be seen for a moment."""
+    old, new = stores
+    print(f"PKGSTORE_SEED={SEED}")
+    is_over = threading.Event()
+
+    def follow() -> None:
+        while not is_over.is_set():
+            assert mirror(old, new, jobs=2).is_whole
+
+    with pkgstore.open([tmp_path / "dst", tmp_path / "src"]) as pair, ThreadPoolExecutor(4) as pool:
+        following = pool.submit(follow)
+        try:
+            for each in [pool.submit(use, pair, old, name) for name in "abc"]:
+                each.result()
+        finally:
+            is_over.set()
+        following.result()
+
+
+def use(pair: Store, old: Store, name: str) -> None:
+    rng, state = random.Random(f"{SEED}/{name}"), dict[str, bytes]()
+    for number in range(200):
+        key = f"{name}/{rng.randrange(3)}"
+        if key not in state:
+            data = b"%d" % number + bytes(rng.choice([0, 100_000]))
+            with contextlib.suppress(pkgstore.Exists):  # what was deleted is seen for a moment
+                rng.choice([old, pair]).publish(key, data)
+                state[key] = data
+        elif pair.delete(key, tag=rng.choice([None, pair.stat(key).tag])):
+            del state[key]
+        deadline = time.monotonic() + 20
+        while read(pair, key) != state.get(key):
+            assert time.monotonic() < deadline, (key, number)
+
+
+def read(store: Store, key: str) -> bytes | None:
+    try:
+        return store.read(key)
+    except pkgstore.NotFound:
+        return None
 
 
 # -- cut short --------------------------------------------------------------------------------------------------------
@@ -476,10 +687,17 @@ def test_watching_catches_up_until_it_is_stopped(stores: tuple[Store, Store], tm
 def test_a_mirror_that_does_not_look_again_is_caught(
     stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(During, "stat", Store.stat)
-    monkeypatch.setattr(Store, "stat", lambda self, key: None)
+    monkeypatch.setattr(transfer, "_is_there", lambda src, blob: True)
     with pytest.raises(AssertionError):
         test_what_is_deleted_while_it_is_copied_does_not_come_back(stores, tmp_path)
+
+
+def test_a_mirror_that_looks_for_any_version_is_caught(
+    stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "_is_there", lambda src, blob: bool(src.stat(blob.key)))
+    with pytest.raises(AssertionError):
+        test_what_is_replaced_while_it_is_copied_is_copied_as_it_is_now(stores)
 
 
 def test_a_mirror_that_replaces_unasked_is_caught(stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,18 +14,24 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import pkgstore
 from pkgstore import Store
+from pkgstore.control import Control
+from pkgstore.crypt import keyring
+from pkgstore.driver import of_medium
 from pkgstore.drivers.local import LocalDriver
 from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, with_driver
+from pkgstore.transfer import mirror
 from pkgstore.verify import Checked, Verified, checking, verify
+from pkgstore.verify.journal import Journal
 from tests.cluster import cluster
 from tests.command import complaint, run
 from tests.media import MEDIA, Media, gcs, media, servers, smb
+from tests.sealed import open_sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,7 +69,7 @@ def damage(store: Store, *keys: str, data: bytes = b"damaged") -> None:
 
 def quarantined(store: Store) -> list[tuple[bytes, dict[str, object]]]:
     """Return what is kept aside in a folder, with the notes on it."""
-    found = sorted(Path(store.driver.root, checking.QUARANTINE).glob("*.blob"))  # type: ignore[attr-defined]
+    found = sorted(Path(of_medium(store.driver).root, ".pkgstore/quarantine").glob("*.blob"))  # type: ignore[attr-defined]
     return [(path.read_bytes(), json.loads(path.with_suffix(".json").read_text())) for path in found]
 
 
@@ -172,6 +180,23 @@ def test_a_wrong_read_that_does_not_happen_again_is_no_damage(stores: tuple[Stor
     assert verify(flaky, quarantine=True).good == 10
 
 
+def test_a_corrupt_blob_that_is_replaced_between_two_reads_is_read_anew(stores: tuple[Store, Store]) -> None:
+    store, _ = stores
+    damage(store, "3")
+    reads = []
+
+    class Replaced(LocalDriver):
+        def open(self, key: str, *args: object, **options: object) -> object:  # type: ignore[override]
+            if key == "3":
+                reads.append(key)
+                if len(reads) == 2:
+                    store.publish("3", b"newer", replace=True)
+            return store.driver.open(key, *args, **options)  # type: ignore[arg-type]
+
+    assert verify(with_driver(store, Replaced(store.driver.root))).good == 10  # type: ignore[attr-defined]
+    assert len(reads) == 3
+
+
 def test_the_medium_is_read_and_not_the_cache(stores: tuple[Store, Store], tmp_path: Path) -> None:
     store, _ = stores
     root = str(store.driver.root)  # type: ignore[attr-defined]
@@ -203,6 +228,119 @@ def test_what_is_kept_of_a_corrupt_blob(stores: tuple[Store, Store]) -> None:
     with pytest.raises(pkgstore.NotFound):
         scope.stat("a")
     assert list(scope.list()) == []
+
+
+@pytest.mark.parametrize("quarantine", [False, True])
+def test_damage_of_every_part_of_an_encrypted_blob(tmp_path: Path, seen: list[Checked], *, quarantine: bool) -> None:
+    """It is found, repaired where its digests still open, and else kept as it lay before it is taken away."""
+    url, size = f"file://{tmp_path}/sealed", 300_000
+    with open_sealed(url) as store, pkgstore.open(tmp_path / "copy") as copy:
+        places = {"0-key": 12, "1-header": 3, "2-segment": 150_000, "3-record": -40, "4-cut": None, "5-good": 0}
+        lay = {}
+        for name, place in places.items():
+            for each in (store, copy):
+                each.publish(name, name.encode() + bytes(size), size=size + len(name))
+            path = tmp_path / "sealed" / name
+            data = bytearray(path.read_bytes())
+            if place is None:
+                del data[200_000:]
+            elif place:
+                data[place] ^= 1
+            path.write_bytes(data)
+            lay[name] = bytes(data)
+        report = verify(store, repair_from=copy, quarantine=quarantine, progress=seen.append)
+        assert (report.good, report.corrupt, report.unreadable) == (1, 5, 0)
+        lost = {each.key: each for each in seen if each.found == "corrupt" and each.did != "repaired"}
+        assert set(lost) == {each.key for each in seen if "does not open" in each.says}
+        assert set(lost) == {"0-key", "1-header", "3-record", "4-cut"}
+        for each in lost.values():
+            assert "its digests are lost with it" in each.says
+        if not quarantine:
+            assert {each.did for each in lost.values()} == {""}
+            return
+        for each in seen[:-1]:
+            with store.control("quarantine").open(each.kept_as.rpartition("/")[2]) as reader:
+                assert reader.read() == lay[each.key]
+        assert mirror(copy, store).copied == len(lost)
+        assert verify(store).good == len(places)
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+def test_ciphertext_goes_to_quarantine_on_every_medium(media: Media, medium: str, tmp_path: Path) -> None:
+    url, size = media.new(medium), MiB + 1
+    keyring.make(str(tmp_path / "ring"))
+    with pkgstore.open(url, keyring=tmp_path / "ring") as store:
+        lay = {}
+        for key in ("p/1", "p/2"):
+            store.publish(key, bytes(size))
+            with pkgstore.open(url, ciphertext=True) if medium != "memory" else store._as_it_lies() as ciphertext:
+                lay[key] = ciphertext.read(key)
+        media.damage(medium, url, "p/1")
+    with pkgstore.open(url, keyring=tmp_path / "ring") as store:
+        seen: list[Checked] = []
+        report = verify(store, quarantine=True, progress=seen.append)
+        assert (report.good, report.quarantined) == (1, 1)
+        with store.control("quarantine").open(seen[0].kept_as.rpartition("/")[2]) as reader:
+            data = reader.read()
+        assert (data[1:], data[0]) == (lay["p/1"][1:], lay["p/1"][0] ^ 1)
+        assert [blob.key for blob in store.list()] == ["p/2"]
+
+
+def test_a_blob_whose_key_is_not_at_hand_is_not_corrupt(tmp_path: Path, seen: list[Checked]) -> None:
+    url = f"file://{tmp_path}/sealed"
+    with open_sealed(url) as store:
+        store.publish("1", b"1")
+    with pkgstore.open(url) as store:
+        assert verify(store, quarantine=True, progress=seen.append).unreadable == 1
+        assert (seen[0].did, seen[0].remedy) == ("", "see to what is denied, and verify the blob again")
+
+
+def test_nothing_is_changed_in_a_store_that_is_only_read(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    store, copy = stores
+    damage(store, "1")
+    with pkgstore.open(tmp_path / "store", readonly=True) as readonly:
+        for how in ({"quarantine": True}, {"repair_from": copy}):
+            with pytest.raises(pkgstore.Denied, match="it is open for reading only"):
+                verify(readonly, **how)
+        assert verify(readonly).corrupt == 1
+    assert not (tmp_path / "store" / ".pkgstore" / "quarantine").exists()
+
+
+def test_a_pair_is_verified_one_by_one(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    """Else a blob that is damaged in the new store would be deleted from both."""
+    with (
+        pkgstore.open([tmp_path / "store", tmp_path / "copy"]) as pair,
+        pytest.raises(pkgstore.Misconfigured, match="are two stores"),
+    ):
+        verify(pair, quarantine=True)
+
+
+def test_a_copy_of_the_whole_folder_repairs(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    store, _ = stores
+    shutil.copytree(tmp_path / "store", tmp_path / "backup")
+    damage(store, "1")
+    with pkgstore.open(tmp_path / "backup") as backup:
+        assert verify(store, repair_from=backup).repaired == 1
+    assert store.read("1") == b"1" * 1000
+
+
+def test_other_corrupt_bytes_of_a_version_are_kept_as_well(stores: tuple[Store, Store]) -> None:
+    """Rot changes no version: the same one may be found corrupt twice, in different ways."""
+    store, _ = stores
+    faulty = with_driver(store, Undeleting(store.driver.root))  # type: ignore[attr-defined]
+    path, before = store.local_path("1"), store.local_path("1").stat()
+    for data in (b"A" * 1000, b"B" * 1000, b"A" * 1000):
+        path.write_bytes(data)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert verify(faulty, quarantine=True).corrupt == 1
+    assert sorted(data[:1] for data, _ in quarantined(store)) == [b"A", b"B"]
+
+
+class Undeleting(LocalDriver):
+    """A driver that may not delete."""
+
+    def delete(self, key: str, *, tag: str | None = None) -> None:
+        raise PermissionError(errno.EACCES, "no", key)
 
 
 def test_the_quota_is_right_afterwards(stores: tuple[Store, Store]) -> None:
@@ -259,14 +397,13 @@ def test_a_replacement_after_it_was_kept_aside_stays(
 ) -> None:
     store, _ = stores
     damage(store, "1")
-    put = checking._put
+    put = Control.put
 
-    def and_replace(*args: object) -> dict[str, str]:
-        digests = put(*args)  # type: ignore[arg-type]
+    def and_replace(self: Control, name: str, *args: Any, **options: Any) -> None:
+        put(self, name, *args, **options)
         store.publish("1", b"newer", replace=True)
-        return digests
 
-    monkeypatch.setattr(checking, "_put", and_replace)
+    monkeypatch.setattr(Control, "put", and_replace)
     assert verify(store, quarantine=True).good == 10
     assert store.read("1") == b"newer"
 
@@ -312,7 +449,7 @@ def test_a_publish_at_the_same_moment_is_refused_or_stays(
 def test_a_repair_that_does_not_look_last_is_caught(
     stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checking, "_LooksLast", lambda reader, look: reader)
+    monkeypatch.setattr(checking, "LooksLast", lambda reader, look: reader)
     with pytest.raises(AssertionError):
         test_a_replacement_at_the_same_moment_stays(stores, monkeypatch, "_repair")
 
@@ -440,6 +577,8 @@ def test_a_journal(
     assert [each.key for each in seen] == ["6", "7", "8", "9"]
     assert (report.good, report.corrupt, report.seed) == (9, 1, lines[0]["seed"])
     assert verify(store, journal=journal, sample=2).good <= 2  # it had come to its end
+    with Journal(journal, {}, None), pytest.raises(pkgstore.Misconfigured, match="in use by another verification"):
+        verify(store, journal=journal)
     (tmp_path / "text").write_text("something else\n")
     with pytest.raises(pkgstore.Misconfigured, match="text is no journal of a verification"):
         verify(store, journal=tmp_path / "text")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import assert_type
@@ -65,7 +65,7 @@ with pkgstore.open(["s3://bucket/pypi", Path("packages")]) as pair, ThreadPoolEx
     assert_type(pair, Store)
     assert_type(mirror(pair, store, delete=True, executor=pool).copied, int)
     assert_type(verify(store, sample=0.05, repair_from=pair, quarantine=True).wrong, int)
-    assert_type(spread(pair.stat, ["a", "b"], executor=pool), Iterator[Blob])
+    assert_type(spread(pair.stat, ["a", "b"], executor=pool), Generator[Blob, None, None])
 
 try:
     store.publish("a", b"1")

@@ -22,19 +22,22 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+_NO_VERSION = ""
+
 
 class Pair(Store):
     """A new store before an old one, as `pkgstore.open` makes it of two URLs.
 
     Reading
         A blob is that of the new store; where it has none, that of the old. A listing merges both, sorted, and shows
-        each key once.
+        each key once. A copy that a mirror makes has the same bytes, and a tag of its own.
     Publishing
         Goes to the new store. A key that is in either is taken, and publishing it raises `Exists`. This holds among all
         who publish through such a pair. Who still publishes to the old store alone may take a key there at the same
         moment, so that both stores have it: the new one's blob is then what is read.
     Deleting
-        Takes a blob out of both, first out of the old one, so that it does not come back. Raises `Denied` when the old
+        Takes a blob out of both, first out of the old one, and then what a mirror has made of it in the new one
+        meanwhile; so it does not stay, unless that mirror is killed at this very moment. Raises `Denied` when the old
         store has it and is open for reading only.
     All else
         Identity, usage, quota, leases, leftovers, catalog, trash and driver are the new store's alone. What has not
@@ -42,18 +45,7 @@ class Pair(Store):
     """
 
     def __init__(self, new: Store, old: Store) -> None:
-        super().__init__(
-            new._calls,
-            identity=new.id,
-            prefix=new._prefix,
-            readonly=new.readonly,
-            probed=new.probed,
-            cache=new._cache,
-            absent=new._absent,
-            catalog=new._catalog,
-            quota=new._quota,
-            encrypted=new.encrypted,
-        )
+        super().__init__(new._calls, **new._parts())
         self.new = new
         self.old = old
 
@@ -83,9 +75,12 @@ class Pair(Store):
         was_old = was_new = False
         if not self.old.readonly:
             was_old = self.old.delete(key, tag=tag if new is None else None)
-        if tag is None or new is not None:
-            was_new = self.new.delete(key, tag=tag)
-        return was_new or (was_old and (tag is None or new is None))
+        now = self.new._found(key)
+        if now is None or _is_version(now, new) or _is_copy(now, old):  # and not what others publish there now
+            was_new = self.new.delete(key, tag=now.tag if now else _NO_VERSION)
+        if tag is None:
+            return seen is not None
+        return was_new or (was_old and (new is None or _is_copy(new, old)))
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -153,6 +148,17 @@ class Pair(Store):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Pair, (self.new, self.old)
+
+
+def _is_version(now: Blob, seen: Blob | None) -> bool:
+    return seen is not None and now.tag == seen.tag
+
+
+def _is_copy(now: Blob, old: Blob | None) -> bool:
+    """Say whether a blob of the new store may have been copied from one of the old."""
+    if old is None or now.size != old.size:
+        return False
+    return "sha256" not in old.digests or now.digests.get("sha256") == old.digests["sha256"]
 
 
 def _merged(new: Iterator[Blob], old: Iterator[Blob]) -> Iterator[Blob]:

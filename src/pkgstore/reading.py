@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _TRIES = 4
+_NOWHERE = -1
 _AT_ONCE = 16 << 20
 
 
@@ -45,7 +46,7 @@ class Reader(io.RawIOBase):
         self._translate = translate
         self._expected = expected
         self._where = where
-        self._at = 0
+        self._at = self._stands_at = 0
         self._hasher = Hasher(["sha256"]) if expected else None
         self._hashed = 0
 
@@ -71,14 +72,8 @@ class Reader(io.RawIOBase):
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.blob.size}[whence]
         if base + offset < 0:
             raise ValueError(f"cannot seek to {base + offset}, before the first byte of {self.blob.key!r}")
-        target = base + offset
-        if target != self._at and self._stream is not None:
-            if self._stream.seekable():
-                self._stream.seek(target)
-            else:
-                self._drop_stream()
-        self._at = target
-        return target
+        self._at = base + offset
+        return self._at
 
     def readinto(self, buffer: Buffer, /) -> int:
         self._check_open()
@@ -115,9 +110,15 @@ class Reader(io.RawIOBase):
 
     def _from_stream(self, read: Callable[[BinaryIO], _T]) -> _T:
         for tries_left in reversed(range(_TRIES)):
+            if self._stream is not None and self._stands_at != self._at and not self._stream.seekable():
+                self._drop_stream()
             if self._stream is None:
                 self._stream = self._reopen(self._at)
+                self._stands_at = self._at
             try:
+                if self._stands_at != self._at:
+                    self._stream.seek(self._at)
+                self._stands_at = _NOWHERE  # until the read has worked
                 return read(self._stream)
             except Exception as exc:  # noqa: BLE001 - raised again, as it is or translated
                 error = self._translate(exc)
@@ -141,6 +142,7 @@ class Reader(io.RawIOBase):
             )
         self._verify(memoryview(data))
         self._at += len(data)
+        self._stands_at = self._at
 
     def _verify(self, data: memoryview) -> None:
         if self._hasher is None:
@@ -175,3 +177,26 @@ class Reader(io.RawIOBase):
     def _check_open(self) -> None:
         if self.closed:
             raise ValueError(f"the reader of {self.blob.key!r} is closed")
+
+
+class LooksLast:
+    """The bytes of a blob, as a body to publish: the last of them are given only after a ``look``, which may raise."""
+
+    def __init__(self, reader: Reader, look: Callable[[], None]) -> None:
+        self._reader = reader
+        self._look = look
+
+    def read(self, size: int, /) -> bytes:
+        data = self._reader.read(size)
+        if self.tell() == self._reader.blob.size and (data or not self._reader.blob.size):
+            self._look()
+        return data
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._reader.tell()
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._reader.seek(offset, whence)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from pkgstore.errors import Misconfigured
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -23,7 +23,7 @@ JOBS = 16
 
 def spread(
     function: Callable[[_Item], _Result], items: Iterable[_Item], *, executor: Executor | None = None, jobs: int = JOBS
-) -> Iterator[_Result]:
+) -> Generator[_Result]:
     """Yield ``function(item)`` for every item, in the order in which they are done.
 
     At most ``jobs`` items are taken from ``items``, which may be endless, before their results are; so memory does not
@@ -47,7 +47,7 @@ def check_jobs(jobs: int) -> None:
 
 def _spread(
     function: Callable[[_Item], _Result], items: Iterator[_Item], executor: Executor | None, jobs: int
-) -> Iterator[_Result]:
+) -> Generator[_Result]:
     run, numbers, packed = uuid.uuid4().hex, count(), _Packed(function)
     pending: set[Future[_Result]] = set()
     with ExitStack() as stack:

@@ -12,6 +12,7 @@ from pkgstore import config, keys
 from pkgstore.bodies import PublishBody
 from pkgstore.cache.absent import Absent
 from pkgstore.cache.reading import CachedReader, Entry
+from pkgstore.calls import Calls
 from pkgstore.control import Control
 from pkgstore.driver import Blob, HasLeftovers, Leftover, RecordsDigests, SignedURL, of_medium
 from pkgstore.errors import Denied, Exists, InvalidKey, Misconfigured, NotFound, StoreError, Unsupported
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from pkgstore.bundle import Bundle
     from pkgstore.bundle.identity import Input
     from pkgstore.cache.folder import Cache
-    from pkgstore.calls import Calls
     from pkgstore.catalog import Catalog
     from pkgstore.driver import Driver
     from pkgstore.reencryption import Reencrypted
@@ -485,20 +485,27 @@ class Store:
 
     def _view(self, prefix: str) -> Store:
         """Return a view of the blobs below ``prefix``, or of all."""
-        return Store(
-            self._calls,
-            identity=self.id,
-            prefix=self._prefix + prefix,
-            readonly=self.readonly,
-            probed=self.probed,
-            cache=self._cache,
-            absent=self._absent,
-            catalog=self._catalog,
-            quota=self._quota,
-            encrypted=self.encrypted,
-            reduce=self._reduce,
-            is_view=True,
-        )
+        parts = {**self._parts(), "prefix": self._prefix + prefix}
+        return Store(self._calls, **parts, reduce=self._reduce, is_view=True)
+
+    def _as_it_lies(self) -> Store:
+        """Return a view of the blobs as they lie on the medium, for reading: of an encrypted store, of ciphertext."""
+        calls = Calls(of_medium(self.driver), self._calls.where, self._calls.timeout)
+        return Store(calls, identity=self.id, prefix=self._prefix, readonly=True, is_view=True)
+
+    def _parts(self) -> dict[str, Any]:
+        """Return what is shared by all that show the blobs of this store: what they are made with, beside the calls."""
+        return {
+            "identity": self.id,
+            "prefix": self._prefix,
+            "readonly": self.readonly,
+            "probed": self.probed,
+            "cache": self._cache,
+            "absent": self._absent,
+            "catalog": self._catalog,
+            "quota": self._quota,
+            "encrypted": self.encrypted,
+        }
 
     def control(self, folder: str) -> Control:
         """Return the blobs of the store's own in a folder below `.pkgstore/`. A scope has those of its store."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -27,16 +27,19 @@ from pkgstore import (
 )
 from pkgstore.hashing import ALGORITHMS
 from pkgstore.keys import shown
+from pkgstore.pair import Pair
+from pkgstore.reading import LooksLast
 from pkgstore.spread import JOBS, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from concurrent.futures import Executor
 
 Fate: TypeAlias = Literal["copied", "replaced", "same", "conflict", "gone", "extra", "deleted", "failed"]
 
 _OF_ONE_BLOB = (Corrupt, Denied, InvalidKey, Unavailable)
 _SILENT = 16
+_TRIES = 4
 _LARGE = 16 << 20
 _LARGE_AT_ONCE = 3
 
@@ -127,7 +130,8 @@ def mirror(
 
     An error that is one blob's own is an outcome, and the others go on. Any other comes through, such as `Full` and
     `QuotaExceeded`, and so does `Unavailable` when sixteen blobs in a row have met it. Raises `Misconfigured` when
-    both are one store, or with ``delete`` when ``src`` is empty.
+    both are one store, when ``dst`` is a pair of stores, or with ``delete`` when ``src`` is empty, and `Denied` when
+    ``dst`` is open for reading only.
     """
     _check_apart(src, dst)
     report = Mirrored()
@@ -148,20 +152,28 @@ def mirror(
     _take_all(spread(settle, found(), executor=executor, jobs=jobs), take)
     if delete:
         _check_not_empty(src, dst, report, force=force)
-        extra = (ours for theirs, ours in _side_by_side(src, dst) if theirs is None and ours is not None)
+        extra = (found for theirs, found in _side_by_side(src, dst) if theirs is None and found is not None)
         drop = partial(_dropped, src=src, dst=dst)
-        _take_all(spread(drop, extra, executor=executor, jobs=jobs) if report.is_whole else map(_kept, extra), take)
+        if report.is_whole:
+            _take_all(spread(drop, extra, executor=executor, jobs=jobs), take)
+        else:
+            for ours in extra:
+                take(_kept(ours))
     return report
 
 
-def _take_all(outcomes: Iterable[Transferred], take: Callable[[Transferred], None]) -> None:
-    """Take every outcome; raise the error of a medium that does not answer any more."""
+def _take_all(outcomes: Generator[Transferred], take: Callable[[Transferred], None]) -> None:
+    """Take every outcome; raise the error of a medium that does not answer any more.
+
+    However it ends, nothing is under way any more then.
+    """
     silent = 0
-    for outcome in outcomes:
-        take(outcome)
-        silent = silent + 1 if isinstance(outcome.error, Unavailable) else 0
-        if silent == _SILENT and outcome.error is not None:
-            raise outcome.error
+    with closing(outcomes):
+        for outcome in outcomes:
+            take(outcome)
+            silent = silent + 1 if isinstance(outcome.error, Unavailable) else 0
+            if silent == _SILENT and outcome.error is not None:
+                raise outcome.error
 
 
 def _check_not_empty(src: Store, dst: Store, report: Mirrored, *, force: bool) -> None:
@@ -174,10 +186,19 @@ def _check_not_empty(src: Store, dst: Store, report: Mirrored, *, force: bool) -
 
 
 def _check_apart(src: Store, dst: Store) -> None:
-    if src.id == dst.id and (src._prefix.startswith(dst._prefix) or dst._prefix.startswith(src._prefix)):
+    if isinstance(dst, Pair):
         raise Misconfigured(
-            f"{src.where} and {dst.where} are one store, {src.id}: name two. If one is a copy made by other means, give"
-            " it an identity of its own: remove its .pkgstore/store.json, and run `pkgstore init`"
+            f"{dst.where} are two stores, the second of which hides what the first has not: copy to the first"
+        )
+    if dst.readonly:
+        raise Denied(f"cannot mirror anything into {dst.where}: it is open for reading only")
+    if src.id == dst.id and (src.prefix.startswith(dst.prefix) or dst.prefix.startswith(src.prefix)):
+        remedy = "give it an identity of its own: remove its .pkgstore/store.json, and run `pkgstore init`"
+        if src.encrypted:  # as its keys are bound to it
+            remedy = "it has to keep that identity: make a new store, and mirror into that"
+        raise Misconfigured(
+            f"{src.where} and {dst.where} are one store, {src.id}: name two. If one is a copy made by other means,"
+            f" {remedy}"
         )
 
 
@@ -215,7 +236,11 @@ def _settle(theirs: Blob, ours: Blob | None, src: Store, dst: Store, *, replace:
     if there == "same":
         return Transferred(key, "same", theirs.size)
     if there == "other":
-        return _copied(key, src, dst, replace=True) if replace else _conflict(key, dst)
+        if replace:
+            return _copied(key, src, dst, replace=True)
+        now = dst._found(key)
+        if _is_there(src, theirs) and now is not None and ours is not None and now.tag == ours.tag:
+            return _conflict(key, dst)  # and it was not just so when they were listed
     outcome = _copied(key, src, dst, replace=False)
     return _copied(key, src, dst, replace=True) if outcome.fate == "conflict" and replace else outcome
 
@@ -239,23 +264,51 @@ def _compared(src: Store, dst: Store, theirs: Blob, ours: Blob) -> Literal["same
 
 
 def _copied(key: str, src: Store, dst: Store, *, replace: bool) -> Transferred:
-    with src.open(key) as reader:
-        blob = reader.blob
-        digests = {name: value for name, value in blob.digests.items() if name in ALGORITHMS}
+    """Copy what the source has; raises `NotFound` when it has nothing any more, and leaves nothing of it then.
+
+    Who deletes from a pair of stores takes a blob out of the old one first, and then out of the new one: either finds
+    what is made here, or is seen here.
+    """
+    for _ in range(_TRIES):
+        with src.open(key, fresh=True) as reader:
+            blob = reader.blob
+            digests = {name: value for name, value in blob.digests.items() if name in ALGORITHMS}
+            body = LooksLast(reader, partial(_check_there, src, blob))
+            try:
+                made = dst.publish(key, body, digests=digests, size=blob.size, replace=replace)
+            except Exists as exc:
+                if exc.identical:
+                    return Transferred(key, "same", blob.size)
+                if exc.blob is not None and _is_there(src, blob):
+                    return _conflict(key, dst)
+                continue
+            except _Changed:
+                continue
         try:
-            made = dst.publish(key, reader, digests=digests, size=blob.size, replace=replace)
-        except Exists as exc:
-            if exc.blob is None:  # deleted meanwhile
-                return _copied(key, src, dst, replace=replace)
-            return Transferred(key, "same", blob.size) if exc.identical else _conflict(key, dst)
-    # Who deletes from a pair of stores takes a blob out of the old one first, and then out of the new one: either finds
-    # what is made here, or is seen here.
-    try:
-        src.stat(key)
-    except NotFound:
-        dst.delete(key, tag=made.tag)
-        raise
-    return Transferred(key, "replaced" if replace else "copied", blob.size)
+            is_there = _is_there(src, blob)
+        except NotFound:
+            dst.delete(key, tag=made.tag)
+            raise
+        if not is_there:
+            dst.delete(key, tag=made.tag)
+            continue
+        return Transferred(key, "replaced" if replace else "copied", blob.size)
+    raise Unavailable(f"{shown(key)} in {src.where}, or in {dst.where}, changes all the time: mirror it again", key=key)
+
+
+class _Changed(Exception):
+    """The source has another version now."""
+
+
+def _check_there(src: Store, blob: Blob) -> None:
+    if not _is_there(src, blob):
+        raise _Changed
+
+
+def _is_there(src: Store, blob: Blob) -> bool:
+    """Say whether the source still has these bytes. Raises `NotFound` when it has nothing any more."""
+    now = src.stat(blob.key)
+    return now.tag == blob.tag or ("sha256" in now.digests and now.digests["sha256"] == blob.digests.get("sha256"))
 
 
 def _kept(blob: Blob) -> Transferred:

@@ -16,7 +16,8 @@ from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from pkgstore import Misconfigured, Store
+from pkgstore import Denied, Misconfigured, Store
+from pkgstore.pair import Pair
 from pkgstore.spread import JOBS, check_jobs, spread
 from pkgstore.verify.checking import Checked, checked
 from pkgstore.verify.journal import Journal
@@ -106,14 +107,14 @@ def verify(
     ``progress``
         is called with each blob, sorted by key, in this thread
 
-    What is corrupt and what cannot be read does not end it. Raises `Misconfigured` for arguments that cannot work, and
-    for a journal of another kind of run; OSError when the journal cannot be written; and what `Store.list` raises.
+    What is corrupt and what cannot be read does not end it. Raises `Misconfigured` for arguments that cannot work, for
+    a pair of stores, and for a journal of another kind of run; `Denied` where something is to be changed in a store
+    that is open for reading only; OSError when the journal cannot be written; and what `Store.list` raises.
     """
     check_jobs(jobs)
     _check_sample(sample)
-    if repair_from is not None and repair_from.id == store.id and repair_from._prefix == store._prefix:
-        raise Misconfigured(f"{store.where} cannot be repaired from itself: name another store")
-    with Journal(journal, {"store": store.id, "prefix": store._prefix, "sample": sample}, seed) as known:
+    _check_store(store, repair_from, changes=quarantine or repair_from is not None)
+    with Journal(journal, {"store": store.id, "prefix": store.prefix, "sample": sample}, seed) as known:
         seed = known.seed or secrets.token_hex(4)
         report = Verified(**known.counts)
         report.seed = "" if sample is None else seed
@@ -140,6 +141,20 @@ def _checked_in_order(
             executor = stack.enter_context(ThreadPoolExecutor(jobs, thread_name_prefix="pkgstore-verify"))
         while some := list(islice(blobs, _AT_ONCE * jobs)):
             yield sorted(spread(check, some, executor=executor, jobs=jobs), key=attrgetter("key"))
+
+
+def _check_store(store: Store, repair_from: Store | None, *, changes: bool) -> None:
+    if isinstance(store, Pair):
+        raise Misconfigured(
+            f"{store.where} are two stores, the first of which hides blobs of the second: verify one, then the other"
+        )
+    if repair_from is not None and (repair_from.id, repair_from.where) == (store.id, store.where):
+        raise Misconfigured(f"{store.where} cannot be repaired from itself: name another store")
+    if changes and store.readonly:
+        raise Denied(
+            f"cannot repair or quarantine anything in {store.where}: it is open for reading only, as by readonly= or"
+            " ciphertext="
+        )
 
 
 def _check_sample(sample: float | None) -> None:

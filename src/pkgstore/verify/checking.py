@@ -9,22 +9,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pkgstore import Blob, Corrupt, Denied, Exists, NotFound, Reader, Store, StoreError
-from pkgstore.bodies import PublishBody
-from pkgstore.calls import Calls
-from pkgstore.driver import of_medium
-from pkgstore.hashing import ALGORITHMS, CHUNK, Hasher, wanted
+from pkgstore.hashing import ALGORITHMS, CHUNK, Hasher
 from pkgstore.keys import CONTROL, shown
+from pkgstore.reading import LooksLast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from pkgstore.bodies import BodyLike
+    from collections.abc import Mapping
 
 Found: TypeAlias = Literal["good", "unrecorded", "corrupt", "unreadable", "gone"]
 
-QUARANTINE = f"{CONTROL}/quarantine/"
-
+_QUARANTINE = "quarantine"
 _READS = 4
+_RESTORE = "restore it with --repair-from another store, or delete it and publish it again"
+_COPY = "delete it and publish it again, or mirror it here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +62,17 @@ def checked(blob: Blob, *, store: Store, repair_from: Store | None, quarantine: 
         try:
             seen, digests, count = _read(store, key)
             read += count
-            found = _judged(seen, digests)
-            if found == "corrupt":
-                found = _judged(*_read(store, key)[:2])
-                if found == "corrupt":
-                    return _mended(store, seen, read, repair_from, quarantine=quarantine)
-                read += count  # it was the way here
-            return Checked(key, found, read)
+            recorded = _recorded(seen)
+            if digests is not None and not recorded:
+                return Checked(key, "unrecorded", read)
+            if digests is not None and digests == recorded:
+                return Checked(key, "good", read)
+            again, digests, _ = _read(store, key)
+            if again.tag != seen.tag:
+                raise _Overtaken
+            if digests is not None and digests == _recorded(again):  # it was the way here
+                return Checked(key, "good", read)
+            return _mended(store, again, read, repair_from, quarantine=quarantine)
         except (_Overtaken, NotFound):
             try:
                 store.stat(key)
@@ -85,42 +86,45 @@ def checked(blob: Blob, *, store: Store, repair_from: Store | None, quarantine: 
 
 
 def _unreadable(key: str, read: int, exc: StoreError) -> Checked:
-    remedy = "mend the medium, and verify the blob again"
-    if isinstance(exc, Denied):
-        remedy = "then verify the blob again"  # the error says what is missing
-    return Checked(key, "unreadable", read, says=str(exc), remedy=remedy)
-
-
-def _judged(blob: Blob, digests: Mapping[str, str]) -> Found:
-    if not digests:
-        return "corrupt"
-    recorded = _recorded(blob)
-    if not recorded:
-        return "unrecorded"
-    return "good" if digests == recorded else "corrupt"
+    mend = "see to what is denied" if isinstance(exc, Denied) else "mend the medium"
+    return Checked(key, "unreadable", read, says=str(exc), remedy=f"{mend}, and verify the blob again")
 
 
 def _recorded(blob: Blob) -> dict[str, str]:
     return {name: value for name, value in blob.digests.items() if name in ALGORITHMS}
 
 
-def _read(store: Store, key: str) -> tuple[Blob, Mapping[str, str], int]:
-    """Return a blob, the digests of its bytes, and how many there are; no digests for one that does not open, or ends
-    too early.
+def _read(store: Store, key: str) -> tuple[Blob, Mapping[str, str] | None, int]:
+    """Return a blob, the digests of its bytes, and how many were read.
+
+    None are the digests of what does not open, or ends too early.
     """
     try:
-        opened = store.open(key, verify=False, fresh=True)
-    except Corrupt:  # it is encrypted, and what says how is damaged
-        return store.stat(key), {}, 0
-    with opened as reader:
-        hasher, count = Hasher(_recorded(reader.blob) or ["sha256"]), 0
+        reader = store.open(key, verify=False, fresh=True)
+    except Corrupt:  # encrypted, and what says how is damaged
+        return store.stat(key), None, 0
+    except Denied:  # damaged as well, where the name of a key is
+        if not (store.encrypted and _is_damaged(store._as_it_lies(), key)):
+            raise
+        return store.stat(key), None, 0
+    with reader:
+        hasher = Hasher(_recorded(reader.blob) or ["sha256"])
         try:
-            while chunk := reader.read(CHUNK):
-                hasher.update(chunk)
-                count += len(chunk)
-        except Corrupt:  # there are less than there should be
-            return reader.blob, {}, count
-        return reader.blob, hasher.digests(), count
+            return reader.blob, _digests(reader, hasher), reader.tell()
+        except Corrupt:
+            return reader.blob, None, reader.tell()
+
+
+def _is_damaged(medium: Store, key: str) -> bool:
+    blob, digests, _ = _read(medium, key)
+    recorded = _recorded(blob)
+    return bool(recorded) and digests != recorded
+
+
+def _digests(reader: Reader | _AsItIs, hasher: Hasher) -> Mapping[str, str]:
+    while chunk := reader.read(CHUNK):
+        hasher.update(chunk)
+    return hasher.digests()
 
 
 def _mended(
@@ -133,9 +137,11 @@ def _mended(
 ) -> Checked:
     """Quarantine a corrupt blob and repair it, as far as this is asked for. Raises `_Overtaken`."""
     key = seen.key
-    recorded = "/".join(_recorded(seen))
-    says = f"do not have the {recorded} recorded with them" if recorded else "are not what was sealed there"
-    what = f"the bytes of {shown(key)} in {store.where} {says}"
+    what = f"the bytes of {shown(key)} in {store.where} do not have the {'/'.join(_recorded(seen))} recorded with them"
+    remedy = _RESTORE
+    if not _recorded(seen):
+        what = f"{shown(key)} in {store.where} does not open: it is damaged, or was put there by other means"
+        remedy = _COPY
     kept_as, reason = "", ""
     if quarantine:
         try:
@@ -150,9 +156,6 @@ def _mended(
             reason += f"; {repair_from.where} does not have it"
         except StoreError as exc:
             reason += f"; it is not repaired: {exc}"
-    remedy = "delete it and publish it again, or mirror it here"
-    if recorded:
-        remedy = "restore it with --repair-from another store, or delete it and publish it again"
     if not kept_as:
         return Checked(key, "corrupt", read, says=what + reason, remedy=remedy)
     try:
@@ -167,47 +170,38 @@ def _mended(
 def _set_aside(store: Store, seen: Blob) -> str:
     """Copy a corrupt blob, and a note of what it was, to where it is not served; return where. Raises `_Overtaken`.
 
-    Of an encrypted one, that is its ciphertext, all of it: what is in segments after a damaged one could be told, too.
+    Of an encrypted store, that is the ciphertext as it lies on the medium, which is not sealed again; the note has no
+    digests but of that.
     """
-    calls = store._calls
-    medium = Calls(of_medium(calls.driver), calls.where, calls.timeout)
     path = store._path(seen.key)
-    name = hashlib.sha256(f"{path}\0{seen.tag}".encode()).hexdigest()[:32]
-    place = f"{QUARANTINE}{name}.blob"
-    lying = Store(medium, identity=store.id, quota=store._quota)
-    with lying.open(path, verify=False) as reader:
+    aside = store.control(_QUARANTINE)
+    with store._as_it_lies().open(seen.key, verify=False, fresh=True) as reader:
         blob = reader.blob
         if blob.tag != seen.tag:
             raise _Overtaken
-        found = _put(medium, place, _AsItIs(reader), _recorded(blob))
-    note = {
-        "key": path,
-        "size": blob.size,
-        "mtime": blob.mtime,
-        "tag": blob.tag,
-        "digests": dict(blob.digests),
-        "found": found,
-    }
-    _put(medium, f"{QUARANTINE}{name}.json", json.dumps(note, indent=1).encode() + b"\n")
-    return place
-
-
-def _put(calls: Calls, place: str, body: BodyLike, algorithms: Iterable[str] = ()) -> dict[str, str]:
-    """Put what is not there yet; return the digests of it."""
-    with PublishBody(place, body, None, wanted(dict.fromkeys(algorithms))) as source:
+        held = _digests(_AsItIs(reader), Hasher({*_recorded(blob), "sha256"}))
+        name = hashlib.sha256(f"{path}\0{seen.tag}\0{held['sha256']}".encode()).hexdigest()[:32]
+        reader.seek(0)
+        note = {
+            "key": path,
+            "size": blob.size,
+            "mtime": blob.mtime,
+            "tag": blob.tag,
+            "digests": dict(blob.digests),
+            "found": held,
+        }
         with contextlib.suppress(Exists):
-            calls.put(place, place, source, exclusive=True)
-        return dict(source.digests)
+            aside.put(f"{name}.blob", _AsItIs(reader), digests=held)
+    with contextlib.suppress(Exists):
+        aside.put(f"{name}.json", json.dumps(note, indent=1).encode() + b"\n")
+    return f"{CONTROL}/{_QUARANTINE}/{name}.blob"
 
 
 def _repair(store: Store, seen: Blob, other: Store) -> None:
     """Put another store's blob in the place of a corrupt one. Raises `_Overtaken`, and `Corrupt` when it has none."""
     recorded = _recorded(seen)
-    if not recorded:
-        raise Corrupt(
-            f"its digests are damaged too, and nothing tells whether {other.where} has what was published here",
-            key=seen.key,
-        )
+    if "sha256" not in recorded:
+        raise Corrupt("its digests are lost with it, so that no copy can be told to be the same", key=seen.key)
 
     def look() -> None:
         now = store._found(seen.key)
@@ -218,7 +212,7 @@ def _repair(store: Store, seen: Blob, other: Store) -> None:
         for name, value in good.blob.digests.items():
             if recorded.get(name, value) != value:
                 raise Corrupt(f"{other.where} has other bytes under this key", key=seen.key)
-        body = _LooksLast(good, look)
+        body = LooksLast(good, look)
         store.publish(seen.key, body, digests=recorded, size=good.blob.size, replace=True)
 
 
@@ -233,26 +227,3 @@ class _AsItIs:
             return self._reader.read(size)
         except Corrupt:
             return b""
-
-
-class _LooksLast:
-    """The bytes of a blob, the last of which are given only after a look."""
-
-    def __init__(self, reader: Reader, look: Callable[[], None]) -> None:
-        self._reader = reader
-        self._look = look
-
-    def read(self, size: int, /) -> bytes:
-        data = self._reader.read(size)
-        if self.tell() == self._reader.blob.size:
-            self._look()
-        return data
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._reader.tell()
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        return self._reader.seek(offset, whence)

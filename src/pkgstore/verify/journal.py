@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from typing import TYPE_CHECKING, Any, Self
@@ -35,10 +36,19 @@ class Journal:
         self._is_kept = path is not None
         self._file = open(self.path, "a+b")  # noqa: SIM115
         try:
+            self._lock()
             self._read()
         except BaseException:
             self._file.close()
             raise
+
+    def _lock(self) -> None:
+        if not self._is_kept:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Misconfigured(f"{self.path} is in use by another verification: name another file") from None
 
     def _read(self) -> None:
         lines, end = [], 0
@@ -52,7 +62,7 @@ class Journal:
                 break
             end += len(line)
             lines.append((fields, end))
-        if not lines or "format" not in lines[0][0]:
+        if not lines or lines[0][0].get("format") != _FORMAT:
             if self._file.seek(0, os.SEEK_END):
                 raise Misconfigured(f"{self.path} is no journal of a verification: name another file")
             return
