@@ -173,6 +173,7 @@ class Place:
 
     def keep(self, tree: str, version: str) -> None:
         """Make ``tree`` a version. What is in it is on the disk before it has its name."""
+        os.chmod(tree, os.stat(tree).st_mode | stat.S_IRWXU)  # a folder that is read-only cannot be moved
         _sync(tree)
         try:
             os.rename(tree, self.path(version))
@@ -192,9 +193,9 @@ class Place:
         os.symlink(self._target(version), link)
         try:
             os.replace(link, self.dest)
-        except BaseException:
-            os.unlink(link)
-            raise
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(link)
         posix.sync_folder(self._parent)
 
     def _target(self, version: str) -> str:
@@ -246,8 +247,11 @@ def _is_held(part: str) -> bool:
 
 def remove_tree(tree: str) -> None:
     """Remove a folder and all that is in it, also what a build made read-only. Raises OSError."""
-    for folder, _, _ in os.walk(tree):
-        os.chmod(folder, 0o700)
+    os.chmod(tree, 0o700)
+    for folder, names, _ in os.walk(tree):
+        for path in (os.path.join(folder, name) for name in names):
+            if not os.path.islink(path):
+                os.chmod(path, 0o700)
     shutil.rmtree(tree)
 
 
