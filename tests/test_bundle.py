@@ -21,44 +21,20 @@ from pkgstore.bundle import archives, identity, places
 from pkgstore.testing.faults import Fault, FaultPlan, FaultyDriver, with_driver
 from pkgstore.testing.processes import Worker, until, workers
 from tests import bundles
-from tests.bundles import Notes, build_together, ensure, ensure_now, fill, never, nothing_is_locked
+from tests.bundles import build_together, ensure, ensure_now, fill, never, nothing_is_locked
 from tests.s3_medium import servers
+from tests.together import Notes, local, notes, store, url
 from tests.trees import told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from pkgstore import Store
 
-__all__ = ["servers"]
+__all__ = ["local", "notes", "servers", "store", "url"]
 
 PROCESSES = 8
 MiB = 1 << 20
-
-
-@pytest.fixture
-def notes(tmp_path: Path) -> Notes:
-    (tmp_path / "notes").mkdir()
-    return Notes(tmp_path / "notes")
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> str:
-    return f"file://{tmp_path}/store"
-
-
-@pytest.fixture(params=["local", pytest.param("ministack", marks=pytest.mark.xdist_group("ministack"))])
-def url(request: pytest.FixtureRequest) -> str:
-    """A store that processes can share."""
-    name = "local" if request.param == "local" else "servers"
-    found: Any = request.getfixturevalue(name)
-    return found if isinstance(found, str) else found.store(request.param)
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    with pkgstore.open("memory://") as store:
-        yield store
 
 
 @pytest.fixture(autouse=True)
