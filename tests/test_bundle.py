@@ -284,6 +284,25 @@ def test_what_is_read_only_is_removed_too(store: Store, tmp_path: Path) -> None:
     assert parts(tmp_path / "packages") == []
 
 
+def test_folders_that_are_deep(store: Store, tmp_path: Path) -> None:
+    def build(folder: Path) -> None:
+        for _ in range(sys.getrecursionlimit() + 100):
+            folder = folder / "a"
+            folder.mkdir()
+        if tries.pop():
+            raise ValueError("the first try fails")
+
+    tries = [False, True]
+    wanted = store.bundle("app", retries=1)
+    directories = [wanted.ensure(tmp_path / name, build) for name in ("built", "unpacked")]
+    try:
+        assert tries == []
+        assert parts(tmp_path / "built") == parts(tmp_path / "unpacked") == []
+    finally:
+        for each in directories:
+            places.remove_tree(str(each))  # which pytest could not
+
+
 def test_a_version_is_flushed_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     for module, name in ((places, "_sync"), (os, "rename"), (os, "replace"), (places.posix, "sync_folder")):

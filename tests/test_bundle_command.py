@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PYTHON = sys.executable
-PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "bundle.md"
 SECRET = "x9-very-secret-z7"
 
 
@@ -372,24 +370,6 @@ def test_what_is_read_only_is_put_in_place_or_removed(tmp_path: Path) -> None:
         assert (done.returncode, "cannot" in done.stderr) == (code, False), done
     assert (tmp_path / "out" / "a" / "file").exists()
     assert len(os.listdir(Place(tmp_path / "out").folder)) == 2
-
-
-@pytest.mark.parametrize("interrupted", [False, True])
-def test_old_ones_are_removed_as_the_page_says(tmp_path: Path, interrupted: bool) -> None:
-    (text,) = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    dest = tmp_path / "packages"
-    command = script(tmp_path, "open(dest + '/lock', 'w')\nopen(dest + '/file', 'w')\n")
-    for word in ("1", "2", "3"):
-        assert bundle(dest, [*command, word]).returncode == 0
-    current = dest.resolve().name
-    for _ in range(2):
-        line = text.replace("rm -rf", "true") if interrupted else text
-        subprocess.run(["sh", "-ec", line.replace("/srv/", f"{tmp_path}/")], check=True, timeout=30)
-        assert dest.resolve().name == current
-        assert sorted(os.listdir(dest)) == ["file", "lock"]
-    if interrupted:
-        assert bundle(dest, [*command, "4"]).returncode == 0  # which removes what is left
-    assert set(os.listdir(Place(dest).folder)) == {"lock", current, dest.resolve().name}
 
 
 # -- how it ends ------------------------------------------------------------------------------------------------------

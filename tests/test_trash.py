@@ -170,7 +170,7 @@ def test_undelete_is_told_that_the_key_is_taken(url: str) -> None:
         store.publish(KEY, OLD)
         put_away(store)
         store.publish(KEY, NEW)
-        with pytest.raises(Exists, match="with other bytes: move those to the trash first"):
+        with pytest.raises(Exists, match="move what is there to the trash first"):
             undelete(store, KEY)
         assert store.read(KEY) == NEW
         assert kept(store) == {OLD}

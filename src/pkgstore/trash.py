@@ -172,8 +172,8 @@ def undelete(store: Store, key: str, *, sha256: str | None = None) -> list[Blob]
         except Exists as exc:
             if not exc.identical:
                 raise Exists(
-                    f"{keys.shown(each.key)} has been published in {store.where} since, with other bytes: move those to"
-                    " the trash first, with `pkgstore rm --trash`",
+                    f"{keys.shown(each.key)} has been published in {store.where} since: to have the old one back, move"
+                    " what is there to the trash first, with `pkgstore rm --trash`",
                     key=each.key,
                     blob=exc.blob,
                 ) from exc

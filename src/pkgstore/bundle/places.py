@@ -24,7 +24,6 @@ import fcntl
 import logging
 import os
 import random
-import shutil
 import stat
 import time
 from typing import TYPE_CHECKING
@@ -247,12 +246,17 @@ def _is_held(part: str) -> bool:
 
 def remove_tree(tree: str) -> None:
     """Remove a folder and all that is in it, also what a build made read-only. Raises OSError."""
-    os.chmod(tree, 0o700)
-    for folder, names, _ in os.walk(tree):
-        for path in (os.path.join(folder, name) for name in names):
-            if not os.path.islink(path):
-                os.chmod(path, 0o700)
-    shutil.rmtree(tree)
+    folders = [tree]
+    for folder in folders:  # which grow meanwhile; recursion, as in shutil, has a limit
+        os.chmod(folder, stat.S_IRWXU)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    os.unlink(entry.path)
+    for folder in reversed(folders):
+        os.rmdir(folder)
 
 
 def _remove(part: str) -> None:
