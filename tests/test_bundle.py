@@ -294,13 +294,13 @@ def test_folders_that_are_deep(store: Store, tmp_path: Path) -> None:
 
     tries = [False, True]
     wanted = store.bundle("app", retries=1)
-    directories = [wanted.ensure(tmp_path / name, build) for name in ("built", "unpacked")]
     try:
+        for name in ("built", "unpacked"):
+            wanted.ensure(tmp_path / name, build)
+            assert parts(tmp_path / name) == []
         assert tries == []
-        assert parts(tmp_path / "built") == parts(tmp_path / "unpacked") == []
     finally:
-        for each in directories:
-            places.remove_tree(str(each))  # which pytest could not
+        subprocess.run(["rm", "-rf", str(tmp_path)], check=True)  # as pytest could not
 
 
 def test_a_version_is_flushed_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -434,6 +434,19 @@ def test_a_command_that_a_signal_ended(tmp_path: Path, number: int, name: str) -
         run_command(["sh", "-c", f"kill -{number} $$"], tmp_path, {}, 60)
 
 
+@pytest.mark.parametrize(("command", "code"), [(["mkdir", "{dest}/a"], 0), (["sh", "-c", "exit 3", "{dest}"], 1)])
+def test_where_the_parent_ignores_the_ends_of_children(tmp_path: Path, command: list[str], code: int) -> None:
+    line = [*PKGSTORE, "bundle", "--name", "app", "--dest", str(tmp_path / "out"), "--retries", "0", "--", *command]
+    ignoring = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [PYTHON, "-c", ignoring, *line], env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == code, done
+    assert ("failed with exit code 3" in done.stderr) == bool(code)
+
+
 def test_its_time_is_that_of_all_tries(url: str, tmp_path: Path) -> None:
     hang = [PYTHON, "-c", "import time; time.sleep(1000)", "{dest}"]
     said = bundle(tmp_path / "out", hang, "--store", url, "--timeout", "0.5", "--retries", "1000").stderr
