@@ -839,5 +839,5 @@ def test_delete_says_whether_it_was_there(url: str) -> None:
 
 
 def test_what_is_in_the_trash_can_be_sent() -> None:
-    item = Trashed(KEY, 1, 0.0, "t", {"sha256": "0"}, "", "a test", 0.0, 1.0, "n")
+    item = Trashed(KEY, 1, 0.0, "t", {"sha256": "0"}, "", "", "a test", 0.0, 1.0, "n")
     assert pickle.loads(pickle.dumps(item)) == item
