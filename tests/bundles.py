@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -13,29 +12,14 @@ import pkgstore
 from pkgstore import bundle, lease
 from pkgstore.bundle import archives, places
 from pkgstore.lease import Leases
-from pkgstore.testing.processes import Talk, until
 from tests.trees import told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-
-@dataclass(frozen=True)
-class Notes:
-    """What happens in several processes, told by empty files in a folder."""
-
-    folder: Path
-
-    def put(self, what: str, by: object = None) -> None:
-        """Say that something happens, once more or, with ``by``, to the one that this names."""
-        (self.folder / f"{what}.{os.urandom(8).hex() if by is None else by}").touch()
-
-    def count(self, what: str) -> int:
-        return len(list(self.folder.glob(f"{what}.*")))
-
-    def until(self, what: str, times: int = 1) -> None:
-        until(lambda: self.count(what) >= times, f"{what!r}")
+    from pkgstore.testing.processes import Talk
+    from tests.together import Notes
 
 
 def fill(folder: Path, *, seed: int = 1, size: int = 1000) -> None:

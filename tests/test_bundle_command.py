@@ -21,6 +21,7 @@ from pkgstore.bundle.commands import run as run_command
 from pkgstore.bundle.places import Place
 from pkgstore.cli import bundling
 from tests.command import ENVIRONMENT, PKGSTORE, complaint, run
+from tests.needs import program
 from tests.packages import wheel, wheel_name
 from tests.servers import until
 from tests.trees import told
@@ -344,6 +345,33 @@ def test_a_dest_that_cannot_be_written(tmp_path: Path) -> None:
     assert "cannot put a bundle at" in complaint(bundle(tmp_path / "file" / "x", script(tmp_path, FILL)), 1)
 
 
+def test_what_is_read_only_is_put_in_place_or_removed(tmp_path: Path) -> None:
+    """Without the rights of root, who may write there all the same."""
+    drop = [program("setpriv"), "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    line = [
+        *drop,
+        *PKGSTORE,
+        "bundle",
+        "--name",
+        "app",
+        "--dest",
+        str(tmp_path / "out"),
+        "--retries",
+        "0",
+        "--",
+        "sh",
+        "-c",
+    ]
+    for text, code in (
+        ("mkdir $0/a $0/b && ln -s a $0/c && chmod 0 $0/b && exit 1", 1),
+        ("mkdir $0/a && touch $0/a/file && chmod -R a-w $0", 0),
+    ):
+        done = subprocess.run([*line, text, "{dest}"], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+        assert (done.returncode, "cannot" in done.stderr) == (code, False), done
+    assert (tmp_path / "out" / "a" / "file").exists()
+    assert len(os.listdir(Place(tmp_path / "out").folder)) == 2
+
+
 # -- how it ends ------------------------------------------------------------------------------------------------------
 
 HANG = """
@@ -379,6 +407,44 @@ def test_a_command_that_takes_too_long_is_killed_with_all_that_it_started(
         run_command(script(tmp_path, HANG), tmp_path / "out", {}, 900)
     pids = [int(each) for each in (tmp_path / "pids").read_text().split()]
     until(lambda: not any(map(alive, pids)))
+
+
+def test_what_a_command_leaves_running_does_not_change_the_directory_later(tmp_path: Path) -> None:
+    text = HANG.replace("child.wait()", "")
+    assert bundle(tmp_path / "out", script(tmp_path, text), env={**ENVIRONMENT, "PIDS": str(tmp_path / "pids")}).stdout
+    until(lambda: not any(alive(int(each)) for each in (tmp_path / "pids").read_text().split()))
+
+
+def test_a_command_that_became_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `sudo` does, whose processes others cannot end: what it has done counts."""
+
+    def killpg(group: int, number: int) -> None:
+        asked.append(number)
+        raise PermissionError(1, "Operation not permitted")
+
+    asked: list[int] = []
+    monkeypatch.setattr("pkgstore.bundle.commands.os.killpg", killpg)
+    run_command(["true"], tmp_path, {}, 60)
+    assert asked == [signal.SIGKILL]
+
+
+@pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (40, "40")])
+def test_a_command_that_a_signal_ended(tmp_path: Path, number: int, name: str) -> None:
+    with pytest.raises(CommandFailed, match=f"failed with signal {name}:"):
+        run_command(["sh", "-c", f"kill -{number} $$"], tmp_path, {}, 60)
+
+
+@pytest.mark.parametrize(("command", "code"), [(["mkdir", "{dest}/a"], 0), (["sh", "-c", "exit 3", "{dest}"], 1)])
+def test_where_the_parent_ignores_the_ends_of_children(tmp_path: Path, command: list[str], code: int) -> None:
+    line = [*PKGSTORE, "bundle", "--name", "app", "--dest", str(tmp_path / "out"), "--retries", "0", "--", *command]
+    ignoring = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [PYTHON, "-c", ignoring, *line], env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == code, done
+    assert ("failed with exit code 3" in done.stderr) == bool(code)
 
 
 def test_its_time_is_that_of_all_tries(url: str, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_the_trash_knows_what_went_last_and_with_what(store: Store, ring: str) -
         for version in range(3):
             companion = store.publish(f"{number}.metadata", b"of %d" % version)
             blob = store.publish(f"{number}", b"version %d" % version)
-            assert trash.discard(store, companion, why="old", keep="30d", goes_with=blob.key)
+            assert trash.discard(store, companion, why="old", keep="30d", goes_with=blob)
             assert trash.discard(store, blob, why="old", keep="30d")
     before = sorted(trash.trashed(store), key=lambda each: each.name)
     rotated(ring)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import click
+import pytest
 
+from pkgstore.bundle.places import Place
 from pkgstore.cli import bundling
+from tests.test_bundle_command import bundle, script
 from tests.test_docs_tutorial import blocks
 
 PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "bundle.md"
@@ -41,3 +45,21 @@ def test_the_options() -> None:
         "--requirement",
         "--constraint",
     }
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_old_ones_are_removed_as_the_page_says(tmp_path: Path, interrupted: bool) -> None:
+    (text,) = (block.text for block in blocks(PAGE) if block.language == "sh")
+    dest = tmp_path / "packages"
+    command = script(tmp_path, "open(dest + '/lock', 'w')\nopen(dest + '/file', 'w')\n")
+    for word in ("1", "2", "3"):
+        assert bundle(dest, [*command, word]).returncode == 0
+    current = dest.resolve().name
+    for _ in range(2):
+        line = text.replace("rm -rf", "true") if interrupted else text
+        subprocess.run(["sh", "-ec", line.replace("/srv/", f"{tmp_path}/")], check=True, timeout=30)
+        assert dest.resolve().name == current
+        assert sorted(os.listdir(dest)) == ["file", "lock"]
+    if interrupted:
+        assert bundle(dest, [*command, "4"]).returncode == 0  # which removes what is left
+    assert set(os.listdir(Place(dest).folder)) == {"lock", current, dest.resolve().name}

@@ -19,8 +19,9 @@ from packaging.version import Version
 import pkgstore
 from pkgstore import Blob, Denied, Misconfigured, config
 from pkgstore import prune as pruning
-from pkgstore.prune import Choice, Rules, choose, moment, prune, release_of
-from pkgstore.trash import empty, trashed, undelete
+from pkgstore.cli.app import run as run_here
+from pkgstore.prune import Choice, Pruned, Rules, choose, moment, prune, release_of
+from pkgstore.trash import discard, empty, trashed, undelete
 from tests.command import complaint, run
 from tests.packages import sdist, wheel, wheel_name
 from tests.servers import gunicorn, pkgstore_app
@@ -491,6 +492,30 @@ def test_the_commands_as_json(root: Path) -> None:
     assert json.loads(line)["digests"] == item["digests"]
 
 
+@pytest.mark.parametrize("error", [pkgstore.Unavailable("it does not answer"), KeyboardInterrupt()])
+def test_what_was_done_before_it_ended_is_shown(
+    root: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As who asks for no trash could not tell otherwise what is gone."""
+
+    def broken(store: pkgstore.Store, *, progress: Callable[[Pruned], object], **_: object) -> None:
+        progress(Pruned("six-1.0.tar.gz", 18, "six", "1.0", "a test", "deleted"))
+        raise error
+
+    monkeypatch.setattr(pruning, "prune", broken)
+    line = ["prune", str(root), "--keep", "1", "--scope", "six/", "--yes", "--no-trash"]
+    assert run_here(line) == (130 if isinstance(error, KeyboardInterrupt) else 7)
+    assert "              18  six/six-1.0.tar.gz  deleted\n" in capsys.readouterr().out
+    run_here([*line, "--json"])
+    assert json.loads(capsys.readouterr().out)["key"] == "six/six-1.0.tar.gz"
+
+
+def test_a_reason_is_shown_in_one_printable_line(root: Path) -> None:
+    with pkgstore.open(root) as store:
+        discard(store, store.stat("six/NOTES.txt"), why="\x1b[2J\n", keep=DAY)
+    assert run("trash", "list", root).stdout.splitlines()[0].endswith(r"  six/NOTES.txt  '\x1b[2J\n'")
+
+
 def test_rm_to_the_trash(root: Path) -> None:
     shown = run("rm", root, "six/NOTES.txt", "absent", "--trash")
     assert "absent' is not in" in complaint(shown, 3)
@@ -501,7 +526,7 @@ def test_rm_to_the_trash(root: Path) -> None:
 
 
 def test_options_of_the_commands(root: Path) -> None:
-    assert "nothing says what may go" in complaint(run("prune", root), 2)
+    assert "give --keep, --older-than or --pre-releases" in complaint(run("prune", root), 2)
     assert "--no-trash keeps nothing" in complaint(
         run("prune", root, "--keep", "1", "--no-trash", "--keep-trash", "1d"), 2
     )
@@ -512,6 +537,9 @@ def test_options_of_the_commands(root: Path) -> None:
     assert "there is no command 'lst'" in complaint(run("trash", "lst", root), 2)
     assert run("prune", root, "--older-than", "1d", "--yes").stdout == "Nothing to prune.\n"
     assert run("prune", root, "--keep", "1", "--scope", "none/", "--yes").stdout == "Nothing to prune.\n"
+    (last,) = run("prune", root, "--keep", "3", "--scope", "six/", "--yes", "--json").stdout.splitlines()[-1:]
+    assert json.loads(last)["key"] == "six/six-1.0.tar.gz"
+    assert run("undelete", root, "six/six-1.0.tar.gz", "six/six-1.0-py3-none-any.whl").returncode == 0
     done = run("prune", root, "--keep", "1", "--no-trash", "--yes").stdout
     assert done.splitlines()[-1] == "Deleted 5 files of 3 versions, 137 bytes."
 

@@ -14,7 +14,6 @@ import traceback
 import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import count
@@ -33,60 +32,19 @@ from pkgstore.testing.processes import Talk, Worker, conduct, until, workers
 from pkgstore.testing.sources import Stream
 from tests.clock import Clock
 from tests.s3_medium import servers
+from tests.together import Notes, local, notes, store, url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from pkgstore import Store
 
-__all__ = ["servers"]
+__all__ = ["local", "notes", "servers", "store", "url"]
 
 PROCESSES = 8
 THREADS = 3
 PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "single-flight.md"
 KEY = "six/six-1.17.0.tar.gz"
-
-
-@dataclass(frozen=True)
-class Notes:
-    """What happens in several processes, told by empty files in a folder."""
-
-    folder: Path
-
-    def put(self, what: str, by: object = None) -> None:
-        """Say that something happens, once more or, with ``by``, to the one that this names."""
-        (self.folder / f"{what}.{os.urandom(8).hex() if by is None else by}").touch()
-
-    def count(self, what: str) -> int:
-        return len(list(self.folder.glob(f"{what}.*")))
-
-    def until(self, what: str, times: int = 1) -> None:
-        until(lambda: self.count(what) >= times, f"{what!r}")
-
-
-@pytest.fixture
-def notes(tmp_path: Path) -> Notes:
-    (tmp_path / "notes").mkdir()
-    return Notes(tmp_path / "notes")
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> str:
-    return f"file://{tmp_path}/store"
-
-
-@pytest.fixture(params=["local", pytest.param("ministack", marks=pytest.mark.xdist_group("ministack"))])
-def url(request: pytest.FixtureRequest) -> str:
-    """A store that processes can share."""
-    name = "local" if request.param == "local" else "servers"
-    found: Any = request.getfixturevalue(name)
-    return found if isinstance(found, str) else found.store(request.param)
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    with pkgstore.open("memory://") as store:
-        yield store
 
 
 def shard_of(store: Store, path: str = KEY) -> Ledger:

@@ -6,11 +6,13 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 import os
 import pickle
 import random
 import signal
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -77,7 +79,8 @@ def folder(tmp_path: Path) -> str:
 
 
 def put_away(store: Store, key: str = KEY, *, keep: float = 30 * DAY, goes_with: str = "") -> bool:
-    return discard(store, store.stat(key), why="a test", keep=keep, goes_with=goes_with)
+    blob = store.stat(goes_with) if goes_with else None
+    return discard(store, store.stat(key), why="a test", keep=keep, goes_with=blob)
 
 
 def listed(store: Store) -> list[str]:
@@ -167,7 +170,7 @@ def test_undelete_is_told_that_the_key_is_taken(url: str) -> None:
         store.publish(KEY, OLD)
         put_away(store)
         store.publish(KEY, NEW)
-        with pytest.raises(Exists, match="with other bytes"):
+        with pytest.raises(Exists, match="move what is there to the trash first"):
             undelete(store, KEY)
         assert store.read(KEY) == NEW
         assert kept(store) == {OLD}
@@ -241,6 +244,18 @@ def test_of_several_versions_the_last_comes_back_or_the_one_that_is_named(folder
         assert (store.read(KEY), store.read(SIGNATURE)) == (OLD, b"of " + OLD)
 
 
+def test_a_companion_comes_back_with_the_version_that_it_went_with_and_no_other(folder: str) -> None:
+    with pkgstore.open(folder) as store:
+        store.publish(KEY, OLD)
+        store.publish(SIGNATURE, b"of the old")
+        put_away(store, SIGNATURE, goes_with=KEY)
+        put_away(store)
+        sha256 = store.publish(KEY, NEW).digests["sha256"]
+        put_away(store)
+        assert [blob.key for blob in undelete(store, KEY, sha256=sha256)] == [KEY]
+        assert content(store, SIGNATURE) is None
+
+
 def test_a_scope_has_the_trash_of_its_own_keys(folder: str) -> None:
     with pkgstore.open(folder) as store:
         one, other = store.scope("one/"), store.scope("other/")
@@ -302,7 +317,10 @@ def test_a_record_that_is_none(tmp_path: Path, text: str) -> None:
         put_away(store)
         (record,) = (tmp_path / ".pkgstore" / "undelete").glob("*/*.json")
         good = json.loads(record.read_text())
-        for bad in (text, *(json.dumps({**good, name: None}) for name in good)):
+        spoilt = {"size": -1, "mtime": math.nan, "trashed": 10**400, "digests": {"sha256": "0"}}
+        spoilt["why"] = " " * trash._LARGEST_RECORD
+        each_spoilt = ({**good, name: value} for name, value in (*dict.fromkeys(good).items(), *spoilt.items()))
+        for bad in (text, *map(json.dumps, each_spoilt)):
             record.unlink()
             record.write_text(bad, errors="surrogateescape")
             with pytest.raises(Corrupt, match=r"is no record of the trash: use .* or remove that file"):
@@ -394,11 +412,13 @@ def test_a_discard_that_took_too_long_deletes_nothing(folder: str, monkeypatch: 
     """As its copy may be gone by then."""
     with pkgstore.open(folder) as store:
         store.publish(KEY, OLD)
-        times = iter([0.0, 6 * 3600.0 + 1])
-        monkeypatch.setattr(trash, "clock", lambda: next(times))
-        with pytest.raises(Unavailable, match="was not deleted, as to copy it to the trash took more than 6 hours"):
-            put_away(store)
-        assert content(store) == OLD
+        for keep, longest in ((30 * DAY, 6 * 3600), (3600, 3600)):
+            monkeypatch.setattr(trash, "clock", partial(next, iter([0.0, longest + 1.0])))
+            with pytest.raises(Unavailable, match=f"was not deleted, as to copy it .* more than {longest} s"):
+                put_away(store, keep=keep)
+            assert content(store) == OLD
+        monkeypatch.setattr(trash, "clock", partial(next, iter([0.0, 1.0])))
+        assert put_away(store, keep=0)  # which asks for nothing
 
 
 # -- at any moment ----------------------------------------------------------------------------------------------------
@@ -820,5 +840,5 @@ def test_delete_says_whether_it_was_there(url: str) -> None:
 
 
 def test_what_is_in_the_trash_can_be_sent() -> None:
-    item = Trashed(KEY, 1, 0.0, "t", {"sha256": "0"}, "", "a test", 0.0, 1.0, "n")
+    item = Trashed(KEY, 1, 0.0, "t", {"sha256": "0"}, "", "", "a test", 0.0, 1.0, "n")
     assert pickle.loads(pickle.dumps(item)) == item

@@ -17,7 +17,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pkgstore import config
+from pkgstore import config, extras
 from pkgstore.errors import Corrupt, Denied, Misconfigured
 from pkgstore.spread import spread
 from pkgstore.trash import KEPT_FOR, discard
@@ -244,7 +244,8 @@ def prune(
     kept_for = None if keep_trash is None else config.span("keep_trash", keep_trash)
     if not dry_run and store.readonly:
         raise Denied(f"cannot prune {store.where}: it is open for reading only")
-    _check_packaging()
+    with extras.needed("pruning", "prune"):
+        import packaging.version  # noqa: F401
     choices = choose(store.list(), rules)
     do = partial(_carried_out, store, kept_for)
     results = map(_listed, choices) if dry_run else spread(do, choices, executor=executor)
@@ -268,7 +269,7 @@ def _carried_out(store: Store, kept_for: float | None, choice: Choice) -> list[P
 def _gone(store: Store, kept_for: float | None, choice: Choice, blob: Blob) -> Outcome:
     if kept_for is None:
         return "deleted" if store.delete(blob.key, tag=blob.tag) else "changed"
-    goes_with = "" if blob is choice.blob else choice.blob.key
+    goes_with = None if blob is choice.blob else choice.blob
     try:
         done = discard(store, blob, why=f"pruned: {choice.why}", keep=kept_for, goes_with=goes_with)
     except Corrupt:
@@ -278,10 +279,3 @@ def _gone(store: Store, kept_for: float | None, choice: Choice, blob: Blob) -> O
 
 def _result(choice: Choice, blob: Blob, outcome: Outcome) -> Pruned:
     return Pruned(blob.key, blob.size, choice.project, choice.version, choice.why, outcome)
-
-
-def _check_packaging() -> None:
-    try:
-        import packaging.version  # noqa: F401
-    except ModuleNotFoundError as exc:
-        raise Misconfigured("pruning needs the package packaging: pip install 'pkgstore[prune]'") from exc

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from pkgstore import config, keys
 from pkgstore.accounts import clock
 from pkgstore.errors import Corrupt, Exists, NotFound, Unavailable, Unsupported
-from pkgstore.hashing import ALGORITHMS
+from pkgstore.hashing import ALGORITHMS, is_digest
 from pkgstore.spread import spread
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ _FOLDER = "undelete"
 _CLOCK = "clock/"
 _FORMAT = 1
 _NAME = re.compile(r"([0-9a-f]{32}/[0-9a-f]{16}-([0-9]{1,12}))\.(blob|json)")
+_LARGEST_RECORD = 1 << 20
 _LONGEST_TO_DISCARD = 6 * 3600.0
 _ABANDONED_AFTER = 24 * 3600.0
 
@@ -52,9 +53,9 @@ class Trashed:
     """A blob in the trash.
 
     ``key``, ``size`` in bytes, ``mtime``, ``tag`` and ``digests`` are as it had them in its store; ``goes_with`` is the
-    key of the blob whose companion it is, if any, and ``why`` a sentence on why it went. ``trashed`` is when it went,
-    and ``until`` for how long it is kept at least, by the medium's clock, in seconds since the epoch. ``name`` is where
-    it lies, below `.pkgstore/undelete/`.
+    key of the blob whose companion it is, if any, and ``goes_with_tag`` the tag of that version. ``why`` is a sentence
+    on why it went. ``trashed`` is when it went, and ``until`` for how long it is kept at least, by the medium's clock,
+    in seconds since the epoch. ``name`` is where it lies, below `.pkgstore/undelete/`.
     """
 
     key: str
@@ -63,6 +64,7 @@ class Trashed:
     tag: str
     digests: Mapping[str, str]
     goes_with: str
+    goes_with_tag: str
     why: str
     trashed: float
     until: float
@@ -77,11 +79,13 @@ class Emptied:
     bytes: int
 
 
-def discard(store: Store, blob: Blob, *, why: str, keep: str | float | timedelta, goes_with: str = "") -> bool:
+def discard(
+    store: Store, blob: Blob, *, why: str, keep: str | float | timedelta, goes_with: Blob | None = None
+) -> bool:
     """Move one version of a blob to the trash, where it is kept for ``keep`` at least: ``"30d"``, or so many seconds.
 
     ``blob`` is as the store told of it; False when another version is at its key by now, or none: that is left alone.
-    With ``goes_with``, the key of another blob, it comes back when that one is restored.
+    With ``goes_with``, another blob, it comes back when that very version does.
 
     Raises `Corrupt` for a blob whose bytes are not those that were published: it stays where it is. Raises `Full`, and
     whatever else `Store.open`, `publish` and `delete` raise; the blob is then still at its key, or in the trash, or in
@@ -90,7 +94,7 @@ def discard(store: Store, blob: Blob, *, why: str, keep: str | float | timedelta
     control = store.control(_FOLDER)
     kept_for = math.ceil(config.span("keep", keep))
     key = store.prefix + blob.key
-    companion_of = store.prefix + goes_with if goes_with else ""
+    companion_of = store.prefix + goes_with.key if goes_with else ""
     name = f"{_folder_of(companion_of or key)}{os.urandom(8).hex()}-{kept_for}"
     began = clock()
     try:
@@ -108,14 +112,16 @@ def discard(store: Store, blob: Blob, *, why: str, keep: str | float | timedelta
         "tag": blob.tag,
         "digests": dict(copy.digests),
         "goes_with": companion_of,
+        "goes_with_tag": goes_with.tag if goes_with else "",
         "why": why,
         "trashed": copy.mtime,  # the record's own time is another once it is encrypted anew
     }
     control.put(f"{name}.json", json.dumps(record).encode())
-    if clock() - began > _LONGEST_TO_DISCARD:  # the copy may be taken for abandoned, or be past its time
+    longest = min(_LONGEST_TO_DISCARD, kept_for or math.inf)
+    if clock() - began > longest:  # the copy may be taken for abandoned, or be past its time
         raise Unavailable(
             f"{keys.shown(blob.key)} in {store.where} was not deleted, as to copy it to the trash took more than"
-            f" {_LONGEST_TO_DISCARD / 3600:.0f} hours, or this process had slept: try again",
+            f" {longest:.0f} s, or this process had slept: try again, or have it kept for longer",
             key=blob.key,
         )
     if store.delete(blob.key, tag=blob.tag):
@@ -153,7 +159,11 @@ def undelete(store: Store, key: str, *, sha256: str | None = None) -> list[Blob]
         which = f"{keys.shown(key)} with the sha256 {sha256!r}" if sha256 else keys.shown(key)
         raise NotFound(f"{which} is not in the trash of {store.where}: `pkgstore trash list` shows what is", key=key)
     chosen = versions[-1]
-    companions = {each.key: each for each in found if each.goes_with == key and each.trashed <= chosen.trashed}
+    companions = {
+        each.key: each
+        for each in found
+        if (each.goes_with, each.goes_with_tag) == (key, chosen.tag) and each.trashed <= chosen.trashed
+    }
     published = []
     taken: Exists | None = None
     for each in (chosen, *companions.values()):
@@ -162,7 +172,12 @@ def undelete(store: Store, key: str, *, sha256: str | None = None) -> list[Blob]
                 published.append(store.publish(each.key, reader, digests=_known(each.digests), size=each.size))
         except Exists as exc:
             if not exc.identical:
-                raise
+                raise Exists(
+                    f"{keys.shown(each.key)} has been published in {store.where} since: to have the old one back, move"
+                    " what is there to the trash first, with `pkgstore rm --trash`",
+                    key=each.key,
+                    blob=exc.blob,
+                ) from exc
             taken = taken or exc  # as when an earlier try ended after the first of them
         except NotFound:
             raise NotFound(f"{keys.shown(each.key)} is no longer in the trash of {store.where}", key=each.key) from None
@@ -229,7 +244,7 @@ def _recorded(store: Store, record: str) -> Trashed | None:
     name = record.removesuffix(".json")
     try:
         with store.control(_FOLDER).open(record) as reader:
-            text = reader.readall()
+            text = reader.readall() if reader.blob.size <= _LARGEST_RECORD else b""
     except NotFound:
         return None
     try:
@@ -239,7 +254,7 @@ def _recorded(store: Store, record: str) -> Trashed | None:
         item = Trashed(**found, until=found["trashed"] + _kept_for(name), name=name)
         if not _is_sound(asdict(item)):
             raise ValueError(found)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise Corrupt(
             f".pkgstore/{_FOLDER}/{record} in {store.where} is no record of the trash: use a pkgstore that knows its"
             f" format, or remove that file; the bytes lie beside it"
@@ -248,15 +263,16 @@ def _recorded(store: Store, record: str) -> Trashed | None:
 
 
 def _is_sound(item: dict[str, Any]) -> bool:
-    texts = ("key", "tag", "goes_with", "why")
+    texts = ("key", "tag", "goes_with", "goes_with_tag", "why")
     return (
         all(isinstance(item[each], str) for each in texts)
         and keys.is_valid(item["key"])
         and type(item["size"]) is int
-        and isinstance(item["mtime"], (int, float))
-        and isinstance(item["trashed"], (int, float))
+        and item["size"] >= 0
+        and all(isinstance(item[each], (int, float)) and math.isfinite(item[each]) for each in ("mtime", "trashed"))
         and isinstance(item["digests"], dict)
         and "sha256" in item["digests"]
+        and all(is_digest(name, value) for name, value in _known(item["digests"]).items())
     )
 
 

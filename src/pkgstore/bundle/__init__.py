@@ -58,7 +58,7 @@ class Shelf(Protocol):
 
     def stat(self, key: str) -> Blob: ...
 
-    def delete(self, key: str) -> object: ...
+    def delete(self, key: str, *, tag: str | None = None) -> object: ...
 
     def publish(self, key: str, body: BodyLike, *, replace: bool = False) -> Blob: ...
 
@@ -260,11 +260,11 @@ class _Making:
             tree = self._folder()
             try:
                 with store.open(key) as reader:
+                    blob = reader.blob
                     archives.unpack(reader, tree, limit, self._deadline.check)
             except Corrupt as exc:
-                _log.warning("the archive of the bundle %r is deleted, and built again: %s", self._bundle.name, exc)
-                if store.stat(key).tag == blob.tag:
-                    store.delete(key)
+                _log.warning("the archive of the bundle %r is damaged, and is built again: %s", self._bundle.name, exc)
+                store.delete(key, tag=blob.tag)
                 return None
         except NotFound:
             return None

@@ -56,19 +56,25 @@ def pack(tree: str, file: BinaryIO, limit: int) -> None:
     """
     with zstd().ZstdFile(_Limited(file, limit), "w", options=_packing()) as packed:
         out = _Limited(packed, limit)
-        for name, entry in _entries(tree, ""):
+        for name, entry in _entries(tree):
             _put(name, entry, out)
         out.write(_ENDS)
 
 
-def _entries(tree: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    with os.scandir(os.path.join(tree, prefix)) as scan:
-        entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
-    for entry in entries:
-        name = prefix + entry.name
+def _entries(tree: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    left = _inside(tree, "")
+    while left:  # and not by recursion: nobody knows how deep it is
+        name, entry = left.pop()
         yield name, entry
         if entry.is_dir(follow_symlinks=False):
-            yield from _entries(tree, f"{name}/")
+            left += _inside(tree, f"{name}/")
+
+
+def _inside(tree: str, prefix: str) -> list[tuple[str, os.DirEntry[str]]]:
+    """Return what is in a folder, sorted, the first at the end."""
+    with os.scandir(os.path.join(tree, prefix)) as scan:
+        entries = sorted(scan, key=lambda entry: os.fsencode(entry.name), reverse=True)
+    return [(prefix + entry.name, entry) for entry in entries]
 
 
 def _put(name: str, entry: os.DirEntry[str], out: _Limited) -> None:

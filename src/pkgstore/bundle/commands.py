@@ -1,4 +1,7 @@
-"""A command that builds a directory: started without a shell, and ended with all that it started."""
+"""A command that builds a directory: started without a shell, and ended with all that it started.
+
+That is its process group. What leaves the group, as a daemon does, is beyond us.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 _ENDS_WITHIN = 5.0
 _PAUSE = 0.02
+_SIGNALS = {each.value: each.name for each in signal.Signals}
 
 
 class CommandFailed(Exception):
@@ -28,7 +32,8 @@ def run(command: Sequence[str], folder: str | os.PathLike[str], secrets: Mapping
     """Run a command, in which ``{dest}`` stands for ``folder``. What it prints goes to standard error.
 
     ``secrets`` are variables for it. `SOURCE_DATE_EPOCH` is set too, unless it is already, so that what it compiles is
-    the same at any time. Raises `CommandFailed`, and `Misconfigured` when it cannot be started.
+    the same at any time. What it leaves running is ended, too, as it could change the folder later. Raises
+    `CommandFailed`, and `Misconfigured` when it cannot be started.
     """
     words = [word.replace("{dest}", os.fspath(folder)) for word in command]
     environment = {"SOURCE_DATE_EPOCH": str(EPOCH), **os.environ, **secrets}
@@ -38,15 +43,15 @@ def run(command: Sequence[str], folder: str | os.PathLike[str], secrets: Mapping
             if time.monotonic() > deadline:
                 raise CommandFailed(f"{command[0]!r} was ended, as it took longer than the {seconds:.0f} s it had left")
             time.sleep(_PAUSE)
-        code = process.wait()
-        if code:
-            how = f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
-            raise CommandFailed(f"{command[0]!r} failed with {how}: what it printed says why")
+    code = process.returncode
+    if code:
+        how = f"exit code {code}" if code > 0 else f"signal {_SIGNALS.get(-code, -code)}"
+        raise CommandFailed(f"{command[0]!r} failed with {how}: what it printed says why")
 
 
 @contextlib.contextmanager
 def _started(words: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[Any]]:
-    """Start a command in a process group of its own, which is killed unless the command has been waited for."""
+    """Start a command in a process group of its own, which is killed at the end of the block."""
     out = subprocess.DEVNULL if sys.stderr is None else sys.stderr.fileno()
     try:
         # Files are closed but for the lock of the folder that it fills: see `pkgstore.bundle.places`.
@@ -58,8 +63,7 @@ def _started(words: Sequence[str], environment: Mapping[str, str]) -> Iterator[s
     try:
         yield process
     finally:
-        if process.returncode is None:
-            _end(process)
+        _end(process)
 
 
 def _has_ended(process: subprocess.Popen[Any]) -> bool:
@@ -68,11 +72,16 @@ def _has_ended(process: subprocess.Popen[Any]) -> bool:
 
 
 def _end(process: subprocess.Popen[Any]) -> None:
-    os.killpg(process.pid, signal.SIGTERM)
     try:
+        if not _has_ended(process):
+            os.killpg(process.pid, signal.SIGTERM)
         deadline = time.monotonic() + _ENDS_WITHIN
         while not _has_ended(process) and time.monotonic() < deadline:
             time.sleep(_PAUSE)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except PermissionError:  # it became another user, as `sudo` does
+            if not _has_ended(process):
+                raise
         process.wait()

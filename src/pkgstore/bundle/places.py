@@ -24,7 +24,6 @@ import fcntl
 import logging
 import os
 import random
-import shutil
 import stat
 import time
 from typing import TYPE_CHECKING
@@ -173,6 +172,7 @@ class Place:
 
     def keep(self, tree: str, version: str) -> None:
         """Make ``tree`` a version. What is in it is on the disk before it has its name."""
+        os.chmod(tree, os.stat(tree).st_mode | stat.S_IRWXU)  # a folder that is read-only cannot be moved
         _sync(tree)
         try:
             os.rename(tree, self.path(version))
@@ -192,9 +192,9 @@ class Place:
         os.symlink(self._target(version), link)
         try:
             os.replace(link, self.dest)
-        except BaseException:
-            os.unlink(link)
-            raise
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(link)
         posix.sync_folder(self._parent)
 
     def _target(self, version: str) -> str:
@@ -246,9 +246,17 @@ def _is_held(part: str) -> bool:
 
 def remove_tree(tree: str) -> None:
     """Remove a folder and all that is in it, also what a build made read-only. Raises OSError."""
-    for folder, _, _ in os.walk(tree):
-        os.chmod(folder, 0o700)
-    shutil.rmtree(tree)
+    folders = [tree]
+    for folder in folders:  # which grow meanwhile; recursion, as in shutil, has a limit
+        os.chmod(folder, stat.S_IRWXU)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    os.unlink(entry.path)
+    for folder in reversed(folders):
+        os.rmdir(folder)
 
 
 def _remove(part: str) -> None:

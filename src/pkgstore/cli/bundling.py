@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -144,7 +145,8 @@ def _ensured(
             if "timeout" not in split_url(url)[1]:
                 options = {"timeout": str(min(_STORE_TIMEOUT, wanted.timeout)), **options}
             with opened(url, options, create=create) as store:
-                return wanted.in_store(store).ensure(dest, build)
+                deadline.check()
+                return replace(wanted.in_store(store), timeout=deadline.left).ensure(dest, build)
     except CommandFailed as exc:
         raise LocalError(str(exc)) from exc
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -65,24 +65,36 @@ def prune(
 
     if no_trash and keep_trash is not None:
         raise click.UsageError("--no-trash keeps nothing: leave out --keep-trash")
-    with (
-        opened(url, options, create=False, readonly=not yes) as whole,
-        Meter("prune", "blobs", shown=may_show(as_json=as_json)) as meter,
-    ):
-        found = prune_store(
-            whole.scope(scope) if scope else whole,
-            keep=keep,
-            older_than=older_than,
-            pre_releases=pre_releases,
-            dry_run=not yes,
-            keep_trash=None if no_trash else keep_trash or KEPT_FOR,
-            progress=lambda _: meter.advance(1),
-        )
-    for each in found:
+    if keep is None and older_than is None and not pre_releases:
+        raise click.UsageError("nothing says what may go: give --keep, --older-than or --pre-releases, or several")
+    found: list[Pruned] = []
+    try:
+        with (
+            opened(url, options, create=False, readonly=not yes) as whole,
+            Meter("prune", "blobs", shown=may_show(as_json=as_json)) as meter,
+        ):
+
+            def done(each: Pruned) -> None:
+                found.append(replace(each, key=scope + each.key))
+                meter.advance(1)
+
+            prune_store(
+                whole.scope(scope) if scope else whole,
+                keep=keep,
+                older_than=older_than,
+                pre_releases=pre_releases,
+                dry_run=not yes,
+                keep_trash=None if no_trash else keep_trash or KEPT_FOR,
+                progress=done,
+            )
+    finally:  # what was done before an error, too
+        found.sort(key=lambda each: each.key)
         if as_json:
-            put_json(**asdict(each))
+            for each in found:
+                put_json(**asdict(each))
+        elif found:
+            _put_table(found)
     if not as_json:
-        _put_table(found)
         put_line(_summary(found, done=yes, no_trash=no_trash))
     corrupt = [each.key for each in found if each.outcome == "corrupt"]
     if corrupt:
@@ -171,7 +183,10 @@ def trash() -> None:
 
 @trash.command("list")
 @on_a_store
-@json_option('{"key", "size", "mtime", "tag", "digests", "goes_with", "why", "trashed", "until", "name"} for each')
+@json_option(
+    '{"key", "size", "mtime", "tag", "digests", "goes_with", "goes_with_tag", "why", "trashed", "until", "name"} for'
+    " each"
+)
 def list_(url: str, options: dict[str, str], as_json: bool) -> None:
     """List what is in the trash: when it went, until when it is kept, its size, its key, and why it went."""
     from pkgstore.trash import trashed
@@ -189,7 +204,8 @@ def list_(url: str, options: dict[str, str], as_json: bool) -> None:
         if as_json:
             put_json(**asdict(each))
         else:
-            put_line(f"{when(each.trashed)}  kept until {when(each.until)}  {each.size:>12}  {each.key}  {each.why}")
+            why = each.why if each.why.isprintable() else keys.shown(each.why)
+            put_line(f"{when(each.trashed)}  kept until {when(each.until)}  {each.size:>12}  {each.key}  {why}")
     if not as_json:
         size = size_text(sum(each.size for each in found))
         put_line(f"{_counted(len(found), 'blob')} in the trash of {store.where}, {size}.")
