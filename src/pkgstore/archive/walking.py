@@ -90,6 +90,7 @@ class Walk:
         self._totals = manifest.Totals()
         self._manifest: BinaryIO | None = None
         self._head_length = 0
+        self._beyond = 0
         self.signature: Literal["good", "unchecked", "none"] = "none"
         self.has_manifest = False
         self.head: manifest.Head | None = None
@@ -137,9 +138,7 @@ class Walk:
     def rest(self) -> Iterator[manifest.Entry]:
         """Yield what the manifest says after the last blob: what the base has, and what was deleted since."""
         if self._manifest is not None:
-            for entry in manifest.entries(self._manifest, self._head_length):
-                if entry.kind != "key":
-                    yield entry
+            yield from manifest.checked(self._manifest, self._beyond)
 
     def as_base(self) -> Base:
         """Return the manifest, once the last blob was read. Raises `Misconfigured`."""
@@ -221,7 +220,7 @@ class Walk:
             left -= len(data)
         if so_far.digests()["sha256"] != self._running.digest:
             self._fail("its manifest differs from what came with the blobs")
-        beginning = self._running.length
+        beginning = self._beyond = self._running.length
         while data := self.read(_CHUNK):
             file.write(data)
             self._running.add_text(data)
