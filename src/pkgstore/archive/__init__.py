@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from pkgstore.archive import packing, sealing, signing
 from pkgstore.archive.base import Base
 from pkgstore.archive.exporting import Export, Exported
+from pkgstore.archive.items import Limits
 from pkgstore.archive.local import Rewound, check_target, spool
 from pkgstore.archive.publishing import Outcome
 from pkgstore.archive.restoring import Restore, Restored, Verification
-from pkgstore.archive.walking import Limits, Walk
+from pkgstore.archive.walking import Walk
 from pkgstore.errors import Corrupt, Denied, Misconfigured
 from pkgstore.outfile import write_all, written
 

@@ -11,8 +11,9 @@ from pkgstore.hashing import CHUNK
 
 if TYPE_CHECKING:
     from pkgstore import Blob, Store
+    from pkgstore.archive.items import Item
     from pkgstore.archive.manifest import Entry
-    from pkgstore.archive.walking import Item, Walk
+    from pkgstore.archive.walking import Walk
 
 Fate = Literal[
     "new", "same", "replaced", "deleted", "conflict", "damaged", "refused", "withheld", "left out", "missing"

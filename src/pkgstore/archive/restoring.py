@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pkgstore.archive.items import Item, Refused
 from pkgstore.archive.publishing import Outcome, Publishing
-from pkgstore.archive.walking import Item, Refused
 from pkgstore.hashing import CHUNK, Hasher
 from pkgstore.spread import Sending, check_jobs, workers
 
