@@ -57,14 +57,14 @@ def test_a_failure_that_only_the_last_write_meets(tmp_path: Path, monkeypatch: p
     """Of which the block, whose writes are over by then, knows nothing."""
     (tmp_path / "file").write_bytes(b"old")
 
-    def fails(*_: object) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    def fails(_: int, start: int, __: int) -> None:
+        if start:  # with the sixteenth MiB
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
 
+    monkeypatch.setattr("pkgstore.drivers.posix.start_writing_back", fails)
     text = os.strerror(errno.EIO)
     with pytest.raises(OSError, match=text), written(tmp_path / "file", replace=True) as file:  # noqa: PT012
-        for number in range(16):
-            if number == 15:
-                monkeypatch.setattr("pkgstore.drivers.posix.start_writing_back", fails)
+        for _ in range(16):
             write_all(file, bytes(MIB))
     assert (tmp_path / "file").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
