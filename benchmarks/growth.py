@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from measure import Row, Sample, take_turns, workers
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _FILLERS = 4
 _FLAT = 1.5
 _LISTINGS = 3
+_MANY = 100_000
 
 
 @dataclass
@@ -130,6 +131,7 @@ def _measured(ours: Worker, floor: Worker, settings: Settings, projects: int) ->
     per_blob = {
         name: Sample([each / projects / files for each in sample.values]) for name, sample in everything.items()
     }
+    gone_through: Any = ours("go_through", count=_LISTINGS if projects * files <= _MANY else 1)
     stat = ours("stat", projects=projects, files=files, count=2000)
     project = ours("list", prefix=f"project-{projects // 2:06}/", count=50)
     return {
@@ -137,4 +139,8 @@ def _measured(ours: Worker, floor: Worker, settings: Settings, projects: int) ->
         "stat": {"pkgstore": Sample(stat)},
         f"list a project of {files}": {"pkgstore": Sample(project)},
         "list all, per blob": per_blob,
+        **{
+            f"{verb} all, per blob": {"pkgstore": Sample([each / projects / files for each in times])}
+            for verb, times in gone_through.items()
+        },
     }

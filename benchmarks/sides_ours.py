@@ -103,6 +103,21 @@ class Ours(Side):
             times.append(time.perf_counter() - began)
         return times
 
+    def do_go_through(self, count: int) -> dict[str, list[float]]:
+        """Export all blobs to a file, verify that, and verify the store; return the seconds of each, by its name."""
+        from pkgstore import archive
+        from pkgstore.verify import verify
+
+        file = self.folder.with_suffix(".tar.zst")
+        verbs = {
+            "export": lambda: archive.export(self.store, file, replace=True),
+            "verify-archive": lambda: archive.verify(file),
+            "verify": lambda: verify(self.store),
+        }
+        times = {name: [timed(verb) for _ in range(count)] for name, verb in verbs.items()}
+        file.unlink()
+        return times
+
     # -- memory -------------------------------------------------------------------------------------------------------
 
     def do_peak_of_publish(self, size: int) -> list[float]:

@@ -16,6 +16,7 @@ import pytest
 import pkgstore
 from pkgstore import Store, archive
 from pkgstore.archive import sealing
+from pkgstore.archive.tarring import header
 from tests import needs
 from tests.archives import (
     bodies,
@@ -67,6 +68,19 @@ def test_a_round_trip(store: Store, empty: Store, tmp_path: Path, name: str) -> 
     assert (found.new, found.same, found.conflict, found.has_manifest) == (16, 0, 0, True)
     assert found.sha256 == report.sha256
     assert contents(empty) == bodies()
+
+
+def test_headers_are_as_python_makes_them() -> None:
+    """Byte by byte: the format is theirs. At all lengths at which a field of it gets longer."""
+    chance = random.Random(1)
+    names = ["a", "ü", "a/b.whl", *("x" * length for length in (99, 100, 101, 155, 300)), "y/" * 60 + "é"]
+    sizes = [0, 1, 8**11 - 1, 8**11, 1 << 40, *(chance.randrange(1 << 30) for _ in range(5))]
+    for comment in ["-", "é", *("c" * length for length in (*range(78, 92), *range(980, 994), *range(9976, 9990)))]:
+        for name in names:
+            for size in sizes:
+                info = tarfile.TarInfo(name)
+                info.size, info.mtime, info.pax_headers = size, 315532800, {"comment": comment}
+                assert header(name, size, comment) == info.tobuf(tarfile.PAX_FORMAT), (name, size, len(comment))
 
 
 def test_every_digest_is_kept(store: Store, empty: Store) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
+import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +22,7 @@ from pkgstore import Corrupt, Denied, Misconfigured, QuotaExceeded, accounts, ho
 from pkgstore.crypt import keyring
 from pkgstore.crypt.driver import SealedDriver
 from pkgstore.quota import Quota
+from pkgstore.reencryption import Reencryption
 from pkgstore.testing.suite.harness import held
 from tests.command import run
 
@@ -132,6 +138,34 @@ def test_what_a_share_has_deleted_and_not_let_go_of_is_left_alone(store: Store, 
     rotated(ring)
     result = store.reencrypt()
     assert (result.renewed, result.failed, waiting.read_bytes()) == (1, [], before)
+
+
+def test_other_processes_do_it(store: Store, ring: str, tmp_path: Path, rng: random.Random) -> None:
+    """Which have accounts before their first blob, and the same keyring."""
+    for number in range(12):
+        store.publish(f"pkg/{number}", rng.randbytes(number * 3_000))
+    before = held(store)
+    new = rotated(ring)
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        result = store.reencrypt(executor=pool, jobs=3)
+        assert (result.renewed, result.current, result.gone, result.failed) == (12, 0, 0, [])
+        assert ids(store) == {new}
+        assert store.scope("pkg/").reencrypt(executor=pool).current == 12
+    assert held(store) == before
+    assert counted(store.usage()) == counted(store.usage(recount=True)) == (12, sum(map(len, before.values())))
+    calls = store._calls
+    elsewhere = Reencryption(calls, store._quota, "", partial(other_keyring, str(tmp_path)))
+    with pytest.raises(Misconfigured, match=rf"and who sent them {new}: give both the same keyring"):
+        pickle.loads(pickle.dumps(elsewhere))
+
+
+def other_keyring(folder: str, active: str) -> Reencryption:
+    """Return a re-encryption as another process has it, whose keyring has a newer active key."""
+    ring = f"{folder}/other"
+    shutil.copy(f"{folder}/ring", ring)
+    rotated(ring)
+    with pkgstore.open(f"{folder}/store", keyring=ring) as other:
+        return other._reencryption(active)
 
 
 def test_a_part_of_a_store(store: Store, ring: str) -> None:

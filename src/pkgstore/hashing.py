@@ -198,19 +198,27 @@ class HashedBody:
             self._worker.close()
 
 
-class Worker:
-    """A thread that hashes, at most ``_IN_FLIGHT`` chunks behind."""
+class Updated(Protocol):
+    """What takes a body's bytes, one chunk after the other, such as a `Hasher`."""
 
-    def __init__(self, hasher: Hasher) -> None:
-        self._hasher = hasher
+    def update(self, data: bytes | memoryview, /) -> object: ...
+
+
+class Worker:
+    """A thread that has something updated, at most ``_IN_FLIGHT`` chunks behind; what that raises is raised here."""
+
+    def __init__(self, updated: Updated) -> None:
+        self._updated = updated
         self._queue: SimpleQueue[bytes | memoryview | None] = SimpleQueue()
         self._room = threading.Semaphore(_IN_FLIGHT)
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="pkgstore-hashing", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="pkgstore-beside", daemon=True)
         self._thread.start()
 
     def update(self, data: bytes | memoryview) -> None:
         self._room.acquire()
+        if self._error:
+            raise self._error
         self._queue.put(data)
 
     def wait(self) -> None:
@@ -225,17 +233,18 @@ class Worker:
     def _run(self) -> None:
         while (data := self._queue.get()) is not None:
             try:
-                self._hasher.update(data)
+                if not self._error:
+                    self._updated.update(data)
             except Exception as exc:  # noqa: BLE001 - raised by whoever waits
                 self._error = exc
             self._room.release()
 
 
-def worker(hasher: Hasher) -> Worker | None:
+def worker(updated: Updated) -> Worker | None:
     """Return a worker, or None where no thread can be had any more, as when the interpreter is shutting down."""
     if sys.is_finalizing():  # where Python 3.11 would wait for ever for the thread to start
         return None
     try:
-        return Worker(hasher)
+        return Worker(updated)
     except RuntimeError:
         return None

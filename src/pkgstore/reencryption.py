@@ -24,7 +24,8 @@ from pkgstore.spread import spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import BinaryIO
+    from concurrent.futures import Executor
+    from typing import Any, BinaryIO
 
     from pkgstore.calls import Calls
     from pkgstore.driver import Blob
@@ -49,23 +50,44 @@ class Reencrypted:
 
 
 class Reencryption:
-    """The re-encryption of what lies below ``prefix``; an empty one means the whole store, its own documents too."""
+    """The re-encryption of what lies below ``prefix``; an empty one means the whole store, its own documents too.
 
-    def __init__(self, calls: Calls, quota: Quota, prefix: str) -> None:
+    It can be pickled, and be sent to other processes, which get theirs from ``sent``, with the id of the active key.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        quota: Quota,
+        prefix: str,
+        sent: Callable[[str], Reencryption],
+        *,
+        active: str | None = None,
+    ) -> None:
         if not isinstance(calls.driver, SealedDriver):
             raise Misconfigured(f"{calls.where} is not encrypted: there is nothing to encrypt anew")
         self._calls = calls
         self._driver = calls.driver
         self._quota = quota
         self._prefix = prefix
+        self._sent = sent
         self._active = calls.call("encrypt", prefix, lambda: self._driver.keyring.active.id)
+        if active not in (None, self._active):
+            raise Misconfigured(
+                f"a process that blobs of {calls.where} were sent to has the active key {self._active}, and who sent"
+                f" them {active}: give both the same keyring, and run it again"
+            )
         self._accounts = threading.Lock()
-        self._has_accounts = False
+        self._has_accounts = active is not None  # who sent it had them kept
 
-    def run(self, jobs: int, done: Callable[[str, Blob | None], object]) -> Reencrypted:
-        """Seal all anew, ``jobs`` blobs at a time, in threads; ``done`` is called here with each, and what is new."""
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._keep_accounts()
+        return self._sent, (self._active,)
+
+    def run(self, executor: Executor | None, jobs: int, done: Callable[[str, Blob | None], object]) -> Reencrypted:
+        """Seal all anew, ``jobs`` blobs at a time; ``done`` is called here with each, and what is new."""
         result = Reencrypted()
-        for path, outcome in spread(self._outcome, self._paths(), jobs=jobs):
+        for path, outcome in spread(self._outcome, self._paths(), executor=executor, jobs=jobs):
             blob = None
             if isinstance(outcome, NotFound):
                 result.gone += 1
@@ -111,11 +133,15 @@ class Reencryption:
         with self._reader(path, tag) as reader, PublishBody(path, reader, None, wanted(reader.blob.digests)) as source:
             if path.startswith(_CONTROL_PREFIX):  # which no quota counts
                 return self._calls.put(path, path, source, exclusive=False)
-            with self._accounts:
-                if not self._has_accounts:
-                    self._quota.keep_accounts()
-                    self._has_accounts = True
+            self._keep_accounts()
             return self._quota.publish(path, path, source, replace=True, version=tag)
+
+    def _keep_accounts(self) -> None:
+        """Have accounts kept before the first blob is sealed anew, here or in another process that this is sent to."""
+        with self._accounts:
+            if not self._has_accounts:
+                self._quota.keep_accounts()
+                self._has_accounts = True
 
     def _reader(self, path: str, tag: str) -> Reader:
         def opened(start: int) -> tuple[Blob, BinaryIO]:

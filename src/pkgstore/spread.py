@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import uuid
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -48,15 +48,14 @@ def check_jobs(jobs: int) -> None:
 def _spread(
     function: Callable[[_Item], _Result], items: Iterator[_Item], executor: Executor | None, jobs: int
 ) -> Generator[_Result]:
-    run, numbers, packed = uuid.uuid4().hex, count(), _Packed(function)
     pending: set[Future[_Result]] = set()
     with ExitStack() as stack:
-        if executor is None:
-            executor = stack.enter_context(ThreadPoolExecutor(jobs, thread_name_prefix="pkgstore-spread"))
+        executor = stack.enter_context(workers(executor, jobs))
         stack.callback(_cancel, pending)
+        sent = Sending(function, executor)
         while True:
             for item in islice(items, jobs - len(pending)):
-                pending.add(executor.submit(_one, (run, next(numbers)), packed, item))
+                pending.add(sent.submit(item))
             if not pending:
                 return
             done = wait(pending, return_when=FIRST_COMPLETED).done
@@ -64,6 +63,28 @@ def _spread(
                 result = future.result()
                 pending.discard(future)
                 yield result
+
+
+@contextmanager
+def workers(executor: Executor | None, jobs: int) -> Iterator[Executor]:
+    """Yield ``executor``, or else one of ``jobs`` threads, which ends with the block."""
+    if executor is not None:
+        yield executor
+    else:
+        with ThreadPoolExecutor(jobs, thread_name_prefix="pkgstore-spread") as threads:
+            yield threads
+
+
+class Sending(Generic[_Item, _Result]):
+    """A function on its way to an executor, item by item, for whoever decides himself when to take which result."""
+
+    def __init__(self, function: Callable[[_Item], _Result], executor: Executor) -> None:
+        self._run, self._numbers, self._packed = uuid.uuid4().hex, count(), _Packed(function)
+        self._executor = executor
+
+    def submit(self, item: _Item) -> Future[_Result]:
+        """Have the function called with an item."""
+        return self._executor.submit(_one, (self._run, next(self._numbers)), self._packed, item)
 
 
 class _Packed(Generic[_Item, _Result]):

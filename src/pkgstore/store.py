@@ -23,6 +23,7 @@ from pkgstore.reading import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Executor
     from pathlib import Path
 
     from pkgstore.accounts import Usage
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from pkgstore.cache.folder import Cache
     from pkgstore.catalog import Catalog
     from pkgstore.driver import Driver
-    from pkgstore.reencryption import Reencrypted
+    from pkgstore.reencryption import Reencrypted, Reencryption
 
 _log = logging.getLogger("pkgstore")
 
@@ -432,19 +433,25 @@ class Store:
             sharing.share(catalog, self._calls)
         return asked
 
-    def reencrypt(self, *, jobs: int = 4, progress: Callable[[str, Blob | None], object] | None = None) -> Reencrypted:
+    def reencrypt(
+        self,
+        *,
+        executor: Executor | None = None,
+        jobs: int = 4,
+        progress: Callable[[str, Blob | None], object] | None = None,
+    ) -> Reencrypted:
         """Seal every blob of an encrypted store anew, under its keyring's active key; return what became of all.
 
         Blobs that are under that key already are left alone, so that a run that was cut short is just run again. Each
         takes the place of the very version that was read, verified, whoever publishes, replaces and deletes meanwhile.
-        ``jobs`` are worked at at a time; ``progress`` is called with each key, and the blob if it was sealed anew, in
-        this thread. What the medium writes down as the time of a blob is then that of its re-encryption.
+        ``executor`` does the work, or else ``jobs`` threads; ``jobs`` blobs are under way at a time. ``progress`` is
+        called with each key, and the blob if it was sealed anew, in this thread. What the medium writes down as the
+        time of a blob is then that of its re-encryption.
 
         A store without a quota is given one without limits for this, and keeps it. Raises `Misconfigured` for a store
         that is not encrypted, `Denied` without a keyring, and `Unavailable`; what is wrong with blobs is in the result.
         """
         self._check_writable("encrypt the blobs anew", "")
-        from pkgstore.reencryption import Reencryption
 
         def done(path: str, blob: Blob | None) -> None:
             if blob is not None and keys.is_valid(path):
@@ -452,7 +459,12 @@ class Store:
             if progress is not None:
                 progress(path[len(self._prefix) :], blob and self._named(blob))
 
-        return Reencryption(self._calls, self._quota, self._prefix).run(jobs, done)
+        return self._reencryption().run(executor, jobs, done)
+
+    def _reencryption(self, active: str | None = None) -> Reencryption:
+        from pkgstore.reencryption import Reencryption
+
+        return Reencryption(self._calls, self._quota, self._prefix, self._reencryption, active=active)
 
     def leftovers(self, *, remove: bool = False) -> Iterator[Leftover]:
         """Yield what dead writers left unfinished on the medium, and with ``remove`` remove what safely can be.

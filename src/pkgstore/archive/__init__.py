@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from pkgstore.archive import packing, sealing, signing
 from pkgstore.archive.base import Base
 from pkgstore.archive.exporting import Export, Exported
+from pkgstore.archive.items import Limits
 from pkgstore.archive.local import Rewound, check_target, spool
-from pkgstore.archive.restoring import Outcome, Restore, Restored, Verification
-from pkgstore.archive.walking import Limits, Walk
+from pkgstore.archive.publishing import Outcome
+from pkgstore.archive.restoring import Restore, Restored, Verification
+from pkgstore.archive.walking import Walk
 from pkgstore.errors import Corrupt, Denied, Misconfigured
 from pkgstore.outfile import write_all, written
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Executor
 
     from pkgstore import Store
     from pkgstore.archive.local import Readable
@@ -107,6 +110,7 @@ def restore(
     any_base: bool = False,
     strip: int = 0,
     limits: Limits | None = None,
+    executor: Executor | None = None,
     jobs: int = 8,
     told: Callable[[Outcome], object] = lambda _: None,
 ) -> Restored:
@@ -125,13 +129,24 @@ def restore(
     ``decrypt_key``, a file of a key, all that is not sealed with it. ``strip`` leaves out so many folders at the
     beginning of the names in tar files of others. ``told`` is called with each `Outcome`, in this thread.
 
+    ``executor`` does what can be spread, or else ``jobs`` threads: it publishes the blobs of up to 8 MiB, and looks at
+    those that the archive leaves to its base. At most twice ``jobs`` of them are with it at a time, and 24 MiB. Larger
+    ones are published in this thread, as they are read. Another process gets blobs and store by pickle.
+
     Raises `Corrupt` for an archive that is not whole, or passes the ``limits``; `Denied` for one that is not signed or
     sealed as was asked; OSErrors of the file, and what `Store.publish` raises of the store as a whole. Blobs that are
     restored by then are whole, and stay.
     """
     with _source(source) as file, _walk(file, verify_key, decrypt_key, strip, limits) as walk:
         return Restore(
-            walk, store, told, replace=replace, apply_changes=apply_changes, any_base=any_base, jobs=jobs
+            walk,
+            store,
+            told,
+            replace=replace,
+            apply_changes=apply_changes,
+            any_base=any_base,
+            executor=executor,
+            jobs=jobs,
         ).run()
 
 

@@ -13,8 +13,9 @@ from pkgstore.archive import manifest, packing, sealing
 from pkgstore.archive.local import spool
 from pkgstore.archive.looking import SMALL, Found, gone, let_go, streamed, taken
 from pkgstore.archive.tarring import ending, header, padding
-from pkgstore.errors import Misconfigured, NotFound
+from pkgstore.errors import NotFound
 from pkgstore.hashing import CHUNK
+from pkgstore.spread import check_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -78,8 +79,7 @@ class Export:
         jobs: int = 8,
         progress: Callable[[int], object] | None = None,
     ) -> None:
-        if jobs < 1:
-            raise Misconfigured(f"{jobs} reads at a time are none: let there be 1 or more")
+        check_jobs(jobs)
         if base is not None:
             base.check(store)
         self.report = Exported(base=base.sha256 if base else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,8 @@ def taken(reader: Reader, was: manifest.Entry | None) -> Found:
     blob = reader.blob
     digests = dict(blob.digests)
     replaces = was.digests["sha256"] if was is not None else None
-    try:
+    with ExitStack() as opened:
+        opened.enter_context(reader)
         body = reader.read() if blob.size <= SMALL else None
         if "sha256" not in digests:
             hasher = Hasher(["sha256"])
@@ -48,16 +50,11 @@ def taken(reader: Reader, was: manifest.Entry | None) -> Found:
                     hasher.update(data)
                 reader.seek(0)
             digests["sha256"] = hasher.digests()["sha256"]
-        if replaces == digests["sha256"]:
-            replaces = None
-    except BaseException:
-        reader.close()
-        raise
-    entry = manifest.Entry(blob.key, blob.size, digests, replaces)
-    if body is None:
-        return Found(entry, reader=reader)
-    reader.close()
-    return Found(entry, body=body)
+        entry = manifest.Entry(blob.key, blob.size, digests, replaces if replaces != digests["sha256"] else None)
+        if body is not None:
+            return Found(entry, body=body)
+        opened.pop_all()  # whoever gets it closes it
+    return Found(entry, reader=reader)
 
 
 def streamed(reader: Reader, entry: manifest.Entry) -> Iterator[bytes]:

@@ -25,6 +25,7 @@ MANIFEST = f"{FOLDER}/manifest.jsonl"
 LONGEST_LINE = 1 << 14
 
 _FORMAT = 1
+_END = b'{"end"'
 _KINDS = ("key", "kept", "deleted")
 
 Kind = Literal["key", "kept", "deleted"]
@@ -186,7 +187,7 @@ def entries(
     last, rank, at = "", 0, start
     rest = lines(file, start)
     for line in rest:
-        if line.startswith(b'{"end"'):
+        if line.startswith(_END):
             if line != totals.line() or next(rest, None) is not None:
                 raise ValueError("the last line of the manifest does not agree with the others")
             return
@@ -201,6 +202,14 @@ def entries(
     raise ValueError("the manifest has no last line")
 
 
+def checked(file: BinaryIO, start: int) -> Iterator[Entry]:
+    """Yield the entries from byte ``start`` on of a manifest that `entries` has gone through before."""
+    for line in lines(file, start):
+        if line.startswith(_END):
+            return
+        yield parsed(line)
+
+
 def check_kinds(file: BinaryIO, starts: Mapping[Kind, int]) -> None:
     """Raise ValueError for a key of which the manifest says two things; ``starts`` is where each kind begins."""
     last = ""
@@ -211,8 +220,8 @@ def check_kinds(file: BinaryIO, starts: Mapping[Kind, int]) -> None:
 
 
 def _keys(file: BinaryIO, kind: Kind, at: int) -> Iterator[str]:
-    for line in lines(file, at):
-        if line.startswith(b'{"end"') or (entry := parsed(line)).kind != kind:
+    for entry in checked(file, at):
+        if entry.kind != kind:
             return
         yield entry.key
 

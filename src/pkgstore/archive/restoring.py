@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from pkgstore.archive.walking import Item, Refused
-from pkgstore.errors import Corrupt, Exists, InvalidKey, Misconfigured, NotFound
+from pkgstore.archive.items import Item, Refused
+from pkgstore.archive.publishing import Outcome, Publishing
 from pkgstore.hashing import CHUNK, Hasher
+from pkgstore.spread import Sending, check_jobs, workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future
+    from concurrent.futures import Executor, Future
 
-    from pkgstore import Blob, Store
+    from pkgstore import Store
     from pkgstore.archive.manifest import Entry, Kind
     from pkgstore.archive.walking import Walk
 
 _SMALL = 8 << 20
 _AHEAD_BYTES = 24 << 20
-
-Fate = Literal[
-    "new", "same", "replaced", "deleted", "conflict", "damaged", "refused", "withheld", "left out", "missing"
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one blob, or of a member of the archive that is none; ``why`` where it is not as it should be."""
-
-    key: str
-    fate: Fate
-    why: str = ""
 
 
 @dataclass(slots=True)
@@ -132,17 +118,18 @@ class Restore(Verification):
         replace: bool,
         apply_changes: bool,
         any_base: bool,
+        executor: Executor | None,
         jobs: int,
     ) -> None:
-        if jobs < 1:
-            raise Misconfigured(f"{jobs} uploads at a time are none: let there be 1 or more")
+        check_jobs(jobs)
         super().__init__(walk, told)
-        self._store = store
-        self._replace = replace
+        self._publishing = Publishing(store, replace, apply_changes)
         self._apply = apply_changes
         self._any_base = any_base
+        self._executor = executor
         self._jobs = jobs
-        self._pool: ThreadPoolExecutor | None = None
+        self._workers: Executor
+        self._small: Sending[tuple[Item, bytes], Outcome]
         self._waiting: deque[tuple[Item, Future[Outcome]]] = deque()
         self._comparing: deque[tuple[Entry, Future[Outcome]]] = deque()
         self._ahead = 0
@@ -150,7 +137,8 @@ class Restore(Verification):
 
     def run(self) -> Restored:
         """Restore it all. Raises also what `Store.publish` raises of the store as a whole, such as `Full`."""
-        with ThreadPoolExecutor(self._jobs, thread_name_prefix="pkgstore-restore") as self._pool:
+        with workers(self._executor, self._jobs) as self._workers:
+            self._small = Sending(self._publishing.whole, self._workers)
             try:
                 return super().run()
             finally:
@@ -159,15 +147,14 @@ class Restore(Verification):
                         self._tell(future.result())
 
     def _take(self, item: Item) -> None:
-        assert self._pool is not None
         if item.size > _SMALL:
-            self._settled(item, self._restored(item, None))
+            self._settled(item, self._publishing.streamed(item, self._walk))
             return
         while self._waiting and (self._ahead + item.size > _AHEAD_BYTES or len(self._waiting) >= 2 * self._jobs):
             self._settle_one()
         body = self._walk.read_all()
         self._ahead += item.size
-        self._waiting.append((item, self._pool.submit(self._restored, item, body)))
+        self._waiting.append((item, self._small.submit((item, body))))
 
     def _settle_one(self) -> None:
         item, future = self._waiting.popleft()
@@ -184,80 +171,20 @@ class Restore(Verification):
         while self._waiting:
             self._settle_one()
 
-    def _restored(self, item: Item, body: bytes | None) -> Outcome:
-        """Restore a blob, whose body is that at hand unless it is given."""
-        try:
-            there = self._there(item.key)
-            if there is None:
-                self._publish(item, body, replace=False)
-                return Outcome(item.key, "new")
-            if self._replace and body is None and not item.digests:  # to compare it would be to read it, once for all
-                self._publish(item, body, replace=True)
-                return Outcome(item.key, "replaced")
-            if (
-                there.size == item.size
-                and there.digests["sha256"] == self._sha256(item, body)
-                and not (self._replace and self._has_rotted(item.key))
-            ):
-                return Outcome(item.key, "same")
-            if self._replace or (self._apply and there.digests["sha256"] == item.replaces):
-                self._publish(item, body, replace=True)
-                return Outcome(item.key, "replaced")
-        except Exists as exc:  # somebody else has published it since
-            return Outcome(item.key, "same") if exc.identical else Outcome(item.key, "conflict", _CONFLICT)
-        except InvalidKey as exc:
-            return Outcome(item.key, "refused", str(exc))
-        except Corrupt as exc:
-            if body is None and self._walk.is_broken:
-                raise
-            return Outcome(item.key, "damaged", str(exc))
-        return Outcome(item.key, "conflict", _CONFLICT)
-
-    def _publish(self, item: Item, body: bytes | None, *, replace: bool) -> None:
-        source = self._walk if body is None else body
-        self._store.publish(item.key, source, digests=item.digests, size=item.size, replace=replace)
-
-    def _there(self, key: str) -> Blob | None:
-        """Return what is there, with its sha256."""
-        try:
-            blob = self._store.stat(key)
-            return blob if "sha256" in blob.digests else self._store.adopt(key)
-        except NotFound:
-            return None
-
-    def _has_rotted(self, key: str) -> bool:
-        """Read what is there: the medium's recorded digest may be all that is left of it."""
-        try:
-            with self._store.open(key, fresh=True) as reader:
-                while reader.read(CHUNK):
-                    pass
-        except (Corrupt, NotFound):
-            return True
-        return False
-
-    def _sha256(self, item: Item, body: bytes | None) -> str:
-        if item.digests:
-            return item.digests["sha256"]
-        found = hashlib.sha256(body or b"")
-        while body is None and (data := self._walk.read(CHUNK)):
-            found.update(data)
-        return found.hexdigest()
-
     # -- what the manifest says besides -------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        self._each("kept", self._kept)
+        self._each("kept", self._publishing.kept)
         if self._apply:
-            why = self._why_to_withhold()
-            self._each("deleted", partial(self._gone, why))
+            self._each("deleted", partial(self._publishing.gone, why=self._why_to_withhold()))
 
     def _each(self, kind: Kind, compare: Callable[[Entry], Outcome]) -> None:
-        assert self._pool is not None
+        compared = Sending(compare, self._workers)
         for entry in self._walk.rest():
             if entry.kind == kind:
                 while len(self._comparing) >= 2 * self._jobs:
                     self._settle_entry()
-                self._comparing.append((entry, self._pool.submit(self._compared, entry, compare)))
+                self._comparing.append((entry, compared.submit(entry)))
         while self._comparing:
             self._settle_entry()
 
@@ -270,30 +197,6 @@ class Restore(Verification):
         if outcome.fate != "same":
             self._tell(outcome)
 
-    def _compared(self, entry: Entry, compare: Callable[[Entry], Outcome]) -> Outcome:
-        try:
-            return compare(entry)
-        except InvalidKey as exc:
-            return Outcome(entry.key, "refused", str(exc))
-
-    def _kept(self, entry: Entry) -> Outcome:
-        there = self._there(entry.key)
-        if there is None:
-            return Outcome(entry.key, "missing", "the archive leaves it to its base, which is to be restored first")
-        is_it = there.digests["sha256"] == entry.digests["sha256"]
-        return Outcome(entry.key, "same") if is_it else Outcome(entry.key, "conflict", _CONFLICT)
-
-    def _gone(self, why: str, entry: Entry) -> Outcome:
-        there = self._there(entry.key)
-        if there is None:
-            return Outcome(entry.key, "same")
-        if there.digests["sha256"] != entry.digests["sha256"]:
-            return Outcome(entry.key, "conflict", "it was deleted, but the store has another version, which stays")
-        if why:
-            return Outcome(entry.key, "withheld", why)
-        self._store.delete(entry.key)
-        return Outcome(entry.key, "deleted")
-
     def _why_to_withhold(self) -> str:
         """Say why nothing is to be deleted; empty where it may be."""
         if self.report.damaged or self.report.refused:
@@ -301,9 +204,6 @@ class Restore(Verification):
         if self._any_base or 0 < self._based <= 2 * self._found:
             return ""
         return f"it is not deleted, as the store has {self._found:,} of the base's {self._based:,} other blobs"
-
-
-_CONFLICT = "the store has another version, which stays"
 
 
 def _left_out(found: Refused) -> Outcome:

@@ -7,10 +7,10 @@ knows regular files, folders and their extended headers, holds a MiB of those at
 
 from __future__ import annotations
 
-import io
 import re
 import tarfile
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, NoReturn
 
 from pkgstore.errors import Corrupt
@@ -26,6 +26,8 @@ _MTIME = 315532800  # 1980-01-01, the earliest that zip files know too: the same
 _LONGEST_EXTENSION = 1 << 20
 _MOST_EXTENSIONS = 8
 _LARGEST = 1 << 63
+_LARGEST_NUMBER = 8**11 - 1
+_LONGEST_NAME = 100
 _RECORD = re.compile(rb"(\d{1,7}) ([^=\n]+)=")
 _EMPTY = bytes(BLOCK)
 _SPARSE = "GNU.sparse."
@@ -40,10 +42,45 @@ _NO_BODY = {
 
 def header(name: str, size: int, comment: str) -> bytes:
     """Return what stands before the body of a regular file, with a comment that tar ignores."""
+    if len(name) > _LONGEST_NAME or not name.isascii() or size > _LARGEST_NUMBER:
+        return _made(name, size, comment)
+    extended, plain = _templates()
+    record = _record(b"comment", comment.encode())
+    return b"".join(
+        (
+            _block(extended, extended[:_LONGEST_NAME], len(record)),
+            record,
+            padding(len(record)),
+            _block(plain, name.encode().ljust(_LONGEST_NAME, b"\0"), size),
+        )
+    )
+
+
+def _made(name: str, size: int, comment: str) -> bytes:
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.mtime = size, 0o644, _MTIME
     info.pax_headers = {"comment": comment}
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+
+
+@cache
+def _templates() -> tuple[bytes, bytes]:
+    """Return the blocks of an extended header and of a file, in which name, size and checksum are yet to be set."""
+    made = _made("-", 0, "-")
+    return made[:BLOCK], made[-BLOCK:]
+
+
+def _block(template: bytes, name: bytes, size: int) -> bytes:
+    front = b"%b%b%011o\0%b" % (name, template[_LONGEST_NAME:124], size, template[136:148])
+    back = template[156:]
+    return b"%b%06o\0 %b" % (front, sum(front) + sum(back) + 8 * 0x20, back)
+
+
+def _record(name: bytes, value: bytes) -> bytes:
+    rest = len(name) + len(value) + 3
+    size = rest + len(str(rest))
+    size = rest + len(str(size))
+    return b"%d %b=%b\n" % (size, name, value)
 
 
 def padding(size: int) -> bytes:
@@ -215,10 +252,11 @@ class Members:
     def _exactly(self, size: int) -> bytes:
         if size <= len(self._buffer):
             return bytes(self._some(size)) if size else b""
-        parts = io.BytesIO()
-        while parts.tell() < size:
-            parts.write(self._some(size - parts.tell()))
-        return parts.getvalue()
+        parts = []
+        while size:
+            parts.append(self._some(size))
+            size -= len(parts[-1])
+        return b"".join(parts)
 
     def _some(self, size: int, *, may_end: bool = False) -> memoryview:
         while not self._buffer:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import sqlite3
-import tempfile
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, NoReturn, Self
 
 from pkgstore import keys
-from pkgstore.archive import local, manifest, packing, sealing
+from pkgstore.archive import foreign, manifest, packing, sealing
 from pkgstore.archive.base import Base
+from pkgstore.archive.items import Item, Limits, Refused
 from pkgstore.archive.local import Rewound, exactly, spool
 from pkgstore.archive.tarring import Members, header
-from pkgstore.errors import Corrupt, Denied, InvalidKey, Misconfigured
+from pkgstore.errors import Corrupt, Denied, Misconfigured
 from pkgstore.hashing import Hasher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from typing import BinaryIO
 
     from pkgstore.archive.local import Readable
@@ -26,43 +24,6 @@ if TYPE_CHECKING:
     from pkgstore.archive.tarring import Member
 
 _CHUNK = 1 << 20
-_LOST = "lost+found"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much an archive may be.
-
-    ``ratio`` is how many times its size it may unpack to, once that is more than 64 MiB; ``total`` how many bytes it
-    may unpack to, and ``blob`` how large one blob may be. None is no limit.
-    """
-
-    ratio: float = 200.0
-    total: int | None = None
-    blob: int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.ratio >= 1:
-            raise Misconfigured(f"an archive cannot unpack to at most {self.ratio:g} times its size: allow 1 or more")
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A blob of the archive, whose body is to be read now. ``digests`` are empty where the archive tells none."""
-
-    key: str
-    size: int
-    digests: Mapping[str, str]
-    replaces: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A member that is not restored, and why; ``is_ours`` says that it is a control file, which no store needs."""
-
-    name: str
-    why: str
-    is_ours: bool = False
 
 
 class Walk:
@@ -90,6 +51,7 @@ class Walk:
         self._totals = manifest.Totals()
         self._manifest: BinaryIO | None = None
         self._head_length = 0
+        self._beyond = 0
         self.signature: Literal["good", "unchecked", "none"] = "none"
         self.has_manifest = False
         self.head: manifest.Head | None = None
@@ -104,7 +66,7 @@ class Walk:
         if not self.has_manifest:
             if self._checker is not None:
                 raise Denied("the archive is not signed, and a key to check it with was given: take one that is")
-            yield from self._of_others(first, members)
+            yield from foreign.judged(chain([first], members), self._strip, self._limits)
         else:
             if self._strip:
                 raise Misconfigured("pkgstore made the archive: its names are keys, so leave out --strip-components")
@@ -137,9 +99,7 @@ class Walk:
     def rest(self) -> Iterator[manifest.Entry]:
         """Yield what the manifest says after the last blob: what the base has, and what was deleted since."""
         if self._manifest is not None:
-            for entry in manifest.entries(self._manifest, self._head_length):
-                if entry.kind != "key":
-                    yield entry
+            yield from manifest.checked(self._manifest, self._beyond)
 
     def as_base(self) -> Base:
         """Return the manifest, once the last blob was read. Raises `Misconfigured`."""
@@ -202,10 +162,10 @@ class Walk:
             self._running.add(line)
             self._totals.count(entry)
             self._check(signature)
-            if not self._is_too_large(entry.size):
-                yield Item(entry.key, entry.size, entry.digests, entry.replaces)
+            if excess := self._limits.excess(entry.size):
+                yield Refused(entry.key, excess)
             else:
-                yield Refused(entry.key, self._too_large(entry.size))
+                yield Item(entry.key, entry.size, entry.digests, entry.replaces)
         self._fail("it has no manifest at its end")
 
     def _read_manifest(self, member: Member, signature: str, head: manifest.Head) -> None:
@@ -221,7 +181,7 @@ class Walk:
             left -= len(data)
         if so_far.digests()["sha256"] != self._running.digest:
             self._fail("its manifest differs from what came with the blobs")
-        beginning = self._running.length
+        beginning = self._beyond = self._running.length
         while data := self.read(_CHUNK):
             file.write(data)
             self._running.add_text(data)
@@ -246,74 +206,8 @@ class Walk:
         else:
             self.signature = "good"
 
-    # -- what others made ---------------------------------------------------------------------------------------------
-
-    def _of_others(self, first: Member, members: Iterator[Member]) -> Iterator[Item | Refused]:
-        with _Seen() as seen:
-            member: Member | None = first
-            while member is not None:
-                if not member.is_folder or member.refusal:
-                    yield self._judged(member, seen)
-                member = next(members, None)
-
-    def _judged(self, member: Member, seen: _Seen) -> Item | Refused:
-        if member.name is None:
-            return Refused("?", "its name is not UTF-8")
-        shown = keys.shown(member.name)
-        name = member.name
-        while name.startswith("./"):
-            name = name[2:]
-        parts = whole = name.split("/")
-        if not name.startswith("/"):
-            if len(parts) <= self._strip or not {"", ".", ".."}.isdisjoint(parts[: self._strip]):
-                return Refused(shown, f"its name has no more than the {self._strip} folders that are left out")
-            parts = parts[self._strip :]
-        key = "/".join(parts)
-        if keys.CONTROL in whole or parts[0] == _LOST:
-            return Refused(shown, "no package: it belongs to pkgstore or to the file system", is_ours=True)
-        if member.refusal:
-            return Refused(shown, f"it is {member.refusal}")
-        try:
-            keys.check(key)
-        except InvalidKey as exc:
-            return Refused(shown, str(exc))
-        if self._is_too_large(member.size):
-            return Refused(shown, self._too_large(member.size))
-        if not seen.add(key):
-            return Refused(shown, "the archive has it twice; the first one counts")
-        return Item(key, member.size, {})
-
-    # -- how ----------------------------------------------------------------------------------------------------------
-
-    def _is_too_large(self, size: int) -> bool:
-        return self._limits.blob is not None and size > self._limits.blob
-
-    def _too_large(self, size: int) -> str:
-        return f"it is larger than allowed: {size:,} of {self._limits.blob:,} bytes"
-
     def _fail(self, what: str) -> NoReturn:
         self._members.fail(what)
-
-
-class _Seen:
-    """Which names there were: on disk, when there are many."""
-
-    def __enter__(self) -> Self:
-        with local.temporary(), tempfile.NamedTemporaryFile() as file:  # its name goes at once, as of all of them
-            self._names = sqlite3.connect(file.name, isolation_level=None)
-            self._names.execute("PRAGMA journal_mode=OFF")
-            self._names.execute("PRAGMA synchronous=OFF")
-            self._names.execute("BEGIN")
-            self._names.execute("CREATE TABLE seen (name TEXT PRIMARY KEY) WITHOUT ROWID")
-        return self
-
-    def add(self, name: str) -> bool:
-        """Take notice of a name; False when it was there before."""
-        with local.temporary():
-            return self._names.execute("INSERT OR IGNORE INTO seen VALUES (?)", (name,)).rowcount == 1
-
-    def __exit__(self, *exc: object) -> None:
-        self._names.close()
 
 
 def _comment(member: Member) -> tuple[str, bytes]:

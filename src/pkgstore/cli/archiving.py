@@ -13,17 +13,16 @@ import pkgstore
 from pkgstore import config, outfile
 from pkgstore.cli import files
 from pkgstore.cli.base import Command, json_option, on_a_store, opened, put_json, put_line, size_text
+from pkgstore.cli.outcomes import Told, bad_counts, blobs_text, counts_text, trust_text
 from pkgstore.cli.progress import Meter, may_show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pkgstore.archive import Limits, Outcome, Restored
+    from pkgstore.archive import Limits
 
 _FORMATS = ("tar.zst", "tar.gz", "tar")
-_SHOWN = {"conflict", "damaged", "refused", "withheld", "missing"}
 _REPORT = "what is out of order, one per line, and then a report"
-_MOST_KEYS = 3
 
 
 @click.command(cls=Command, short_help="Write an archive of a store: a backup.")
@@ -93,7 +92,7 @@ def export(
         since_then = f", {report.kept:,} kept from its base, {report.deleted:,} deleted since" if since else ""
         vanished = f"; {report.vanished:,} vanished meanwhile" if report.vanished else ""
         put_line(
-            f"Wrote {file}: {_blobs(report.blobs)}, {size_text(report.bytes)}{since_then}{vanished};"
+            f"Wrote {file}: {blobs_text(report.blobs)}, {size_text(report.bytes)}{since_then}{vanished};"
             f" manifest sha256 {report.sha256}."
         )
 
@@ -161,7 +160,7 @@ def restore(
     ):
         store = whole.scope(scope) if scope else whole
         where = store.where
-        told = _Told(as_json=as_json)
+        told = Told(as_json=as_json)
         try:
             report = archive.restore(
                 source,
@@ -178,14 +177,14 @@ def restore(
                 if as_json:
                     put_json(**asdict(told.report))
                 else:
-                    put_line(f"Stopped after {_blobs(told.count)}, to {where}: {_shown(told.report)}.")
+                    put_line(f"Stopped after {blobs_text(told.count)}, to {where}: {counts_text(told.report)}.")
             raise
     if as_json:
         put_json(**asdict(report))
     else:
         put_line(
-            f"Restored {_blobs(report.blobs)}, {size_text(report.bytes)}, to {where}: {_shown(report)};"
-            f" {_trust(report)}."
+            f"Restored {blobs_text(report.blobs)}, {size_text(report.bytes)}, to {where}: {counts_text(report)};"
+            f" {trust_text(report)}."
         )
     told.judge(report)
 
@@ -200,103 +199,17 @@ def verify_archive(file: str, whence: str | None, as_json: bool, **reading: Any)
     from pkgstore import archive
 
     with _read(file, whence, "verify-archive", as_json=as_json) as source:
-        report = archive.verify(source, told=(told := _Told(as_json=as_json)), **_given(reading))
+        report = archive.verify(source, told=(told := Told(as_json=as_json)), **_given(reading))
     if as_json:
         put_json(**asdict(report))
     else:
-        bad = ", ".join(f"{count:,} {name}" for name, count in _bad(report).items() if count)
+        bad = ", ".join(f"{count:,} {name}" for name, count in bad_counts(report).items() if count)
         how = "damaged" if report.damaged else "whole"
         put_line(
-            f"{file} is {how}: {_blobs(report.blobs)}, {size_text(report.bytes)}{bad and ', '}{bad}; {_trust(report)}."
+            f"{file} is {how}: {blobs_text(report.blobs)}, {size_text(report.bytes)}{bad and ', '}{bad};"
+            f" {trust_text(report)}."
         )
     told.judge(report)
-
-
-class _Told:
-    """Prints what is out of order as it comes, and remembers the first keys for the error at the end.
-
-    ``report`` counts what was told, of which the archive's own report is not had when it ends early.
-    """
-
-    def __init__(self, *, as_json: bool) -> None:
-        from pkgstore.archive import Restored
-
-        self.report = Restored()
-        self.count = 0
-        self._as_json = as_json
-        self._first: dict[str, list[str]] = {}
-
-    def __call__(self, outcome: Outcome) -> None:
-        self.count += 1
-        self.report.count(outcome)
-        if outcome.fate not in _SHOWN:
-            return
-        first = self._first.setdefault(outcome.fate, [])
-        if len(first) < _MOST_KEYS:
-            first.append(outcome.key)
-        if self._as_json:
-            put_json(key=outcome.key, fate=outcome.fate, why=outcome.why)
-        else:
-            put_line(f"{outcome.fate:<9} {outcome.key}: {outcome.why}")
-
-    def judge(self, report: Restored) -> None:
-        """Raise the error, if any, that what was told amounts to."""
-        for fate, kind, one, more, says in (
-            ("damaged", pkgstore.Corrupt, "is", "are", "damaged in the archive: take another copy"),
-            ("refused", pkgstore.InvalidKey, "was", "were", "refused, and not restored: see above"),
-            (
-                "withheld",
-                pkgstore.Misconfigured,
-                "was",
-                "were",
-                "not deleted: see above why; --any-base is for stores that are to have little of the base",
-            ),
-            (
-                "conflict",
-                pkgstore.Exists,
-                "is",
-                "are",
-                "there in another version, which stays: look at both, or give --replace",
-            ),
-            ("missing", pkgstore.NotFound, "is", "are", "not there: restore the base of the archive first"),
-        ):
-            count = getattr(report, fate)
-            if count:
-                names = ", ".join(self._first[fate]) + (", ..." if count > len(self._first[fate]) else "")
-                members = f"{count:,} {'member' if count == 1 else 'members'} of the archive"
-                raise kind(f"{members} {one if count == 1 else more} {says}: {names}", key=self._first[fate][0])
-
-
-def _blobs(count: int) -> str:
-    return "1 blob" if count == 1 else f"{count:,} blobs"
-
-
-def _shown(report: Restored) -> str:
-    counts = {
-        "new": report.new,
-        "the same": report.same,
-        "replaced": report.replaced,
-        "deleted": report.deleted,
-        "in conflict": report.conflict,
-        **_bad(report),
-    }
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count or name == "new")
-
-
-def _bad(report: Restored) -> dict[str, int]:
-    return {
-        "damaged": report.damaged,
-        "refused": report.refused,
-        "not deleted": report.withheld,
-        "left out": report.left_out,
-        "missing": report.missing,
-    }
-
-
-def _trust(report: Restored) -> str:
-    if not report.has_manifest:
-        return "no manifest: of unverified origin"
-    return {"good": "signature good", "unchecked": "signed, not checked", "none": "not signed"}[report.signature]
 
 
 def _given(reading: dict[str, Any]) -> dict[str, Any]:
