@@ -354,6 +354,25 @@ def test_changes_are_applied_when_asked_and_to_the_base_s_versions_only(store: S
     assert (empty.read(edited), empty.read(both)) == (b"edited here", b"edited here")
 
 
+def test_what_others_change_before_it_is_deleted_stays(
+    store: Store, empty: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = exported(store)
+    key = min(bodies())
+    store.delete(key)
+    data = exported(store, since=io.BytesIO(base))
+    restored(base, empty)
+    delete = empty.delete
+
+    def publish_and_delete(key: str, **options: str) -> bool:
+        empty.publish(key, b"newer", replace=True)
+        return delete(key, **options)
+
+    monkeypatch.setattr(empty, "delete", publish_and_delete)
+    found = restored(data, empty, apply_changes=True)
+    assert (found.deleted, found.conflict, empty.read(key)) == (0, 1, b"newer")
+
+
 def test_a_manifest_is_enough_of_a_base(store: Store, empty: Store, tmp_path: Path) -> None:
     """As tar unpacks it. It is what the archive itself would be, as a base."""
     data = exported(store)

@@ -218,6 +218,7 @@ class Worker:
     def update(self, data: bytes | memoryview) -> None:
         self._room.acquire()
         if self._error:
+            self._room.release()
             raise self._error
         self._queue.put(data)
 

@@ -73,7 +73,8 @@ class Publishing:
             return Outcome(entry.key, "conflict", "it was deleted, but the store has another version, which stays")
         if why:
             return Outcome(entry.key, "withheld", why)
-        self.store.delete(entry.key)
+        if not self.store.delete(entry.key, tag=there.tag):
+            return Outcome(entry.key, "conflict", "it was deleted, but others changed it at the same moment")
         return Outcome(entry.key, "deleted")
 
     def _restored(self, item: Item, body: bytes, walk: Walk | None) -> Outcome:
