@@ -16,7 +16,7 @@ import pytest
 import pkgstore
 from pkgstore import Exists, QuotaExceeded, StoreError, Unavailable, accounts, holder, tending
 from pkgstore.accounts import Amounts
-from pkgstore.granting import Grant
+from pkgstore.granting import Grant, Outcome
 from pkgstore.holder import Holder
 from pkgstore.ledger import Ledger
 from pkgstore.quota import Quota
@@ -825,8 +825,8 @@ def nothing_is_granted(patch: pytest.MonkeyPatch) -> None:
 def replacements_count_no_difference(patch: pytest.MonkeyPatch) -> None:
     end = Quota._end
 
-    def end_as_if_new(self: Quota, grant: Grant, blob: Any = None, old: Any = None, **options: Any) -> None:
-        end(self, grant, blob, None if blob else old, **options)
+    def end_as_if_new(self: Quota, grant: Grant, outcome: Outcome) -> None:
+        end(self, grant, outcome._replace(old=None) if outcome.blob else outcome)
 
     patch.setattr(Quota, "_end", end_as_if_new)
 

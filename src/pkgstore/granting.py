@@ -8,16 +8,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pkgstore import accounts, holder
 from pkgstore.accounts import Amounts, Short, clock
-from pkgstore.errors import LockTimeout, NotFound, QuotaExceeded, StoreError
+from pkgstore.errors import LockTimeout, NotFound, QuotaExceeded, StoreError, Unavailable
 from pkgstore.holder import Gone, Held, Taken, Uncounted
 from pkgstore.keys import shown
 from pkgstore.tending import TICK, Tending
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pkgstore.driver import Blob
 
 _log = logging.getLogger("pkgstore")
@@ -45,6 +47,9 @@ class Grant:
         self.is_claimed = False
         self.is_sure = False
         self.old: Blob | None = None
+        self.outcome: Outcome | None = None
+        self.is_entered = False
+        self.is_over = False
         self.size: int | None = None
         self.epoch = 0
         self.held = Amounts()
@@ -69,8 +74,24 @@ class Grant:
             self._granting.begin_commit(self, count)
 
 
+class Outcome(NamedTuple):
+    """What came of a change: the blob that is there, and the one that is gone; whether these are ``known``.
+
+    One that is ``doubtful`` may have taken effect, or may yet.
+    """
+
+    blob: Blob | None = None
+    old: Blob | None = None
+    doubtful: bool = False
+    known: bool = True
+
+
 class Granting(Tending):
-    """A holder through which changes go."""
+    """A holder through which changes go.
+
+    A signal may interrupt whatever is done here, at any call. What belongs together is therefore changed by assignments
+    in a row, without any call; and a grant whose end was cut short is ended by the thread.
+    """
 
     def grow(self, grant: Grant, size: int) -> None:
         """Have ``size`` bytes granted to a publish. Raises `QuotaExceeded`, and `Unavailable` when nobody can tell."""
@@ -89,9 +110,8 @@ class Granting(Tending):
                         key=grant.key,
                     )
                 self._draw(grant.key, need, asked)
-            self._spare -= need
-            self._in_flight += need
-            grant.held += need
+            spare, in_flight, held = self._spare - need, self._in_flight + need, grant.held + need
+            self._spare, self._in_flight, grant.held = spare, in_flight, held
             grant.size, grant.scopes = size, self._scopes
 
     def begin_commit(self, grant: Grant, size: int | None) -> None:
@@ -131,34 +151,43 @@ class Granting(Tending):
             and grant.size >= size
         )
 
-    def _end(
-        self,
-        grant: Grant,
-        blob: Blob | None = None,
-        old: Blob | None = None,
-        *,
-        doubtful: bool = False,
-        known: bool = True,
-    ) -> None:
-        """Account for what has come, and for what is gone; ``known`` says whether that is known."""
+    @contextlib.contextmanager
+    def _ending(self, grant: Grant) -> Iterator[None]:
+        """End a grant with the block, which ends it itself unless it raises."""
+        try:
+            try:
+                yield
+            except BaseException as exc:
+                if grant.outcome is None:
+                    self._end(grant, Outcome(doubtful=grant.is_committing and is_open(exc)))
+                raise
+        except BaseException:
+            if not grant.is_over:
+                self._cut.append(grant)
+            raise
+
+    def _end(self, grant: Grant, outcome: Outcome) -> None:
+        """Account for what has come, and for what is gone."""
+        grant.outcome = outcome
         asked = clock()
         with self._changed:
             self._release(grant)
             self._withdraw(grant)
-            has_changed = blob is not None or old is not None
-            if not self._is_still_on(has_changed):
-                return
-            is_mine = grant.epoch == self._epoch
-            if is_mine:
-                self._in_flight -= grant.held
-            if doubtful:
-                self._doubtful += grant.held
-                self._doubted = clock()
-            elif is_mine and known:
-                self._enter(grant, blob, old)
-            self._start_tending()
-            if has_changed and not (is_mine and known and self._is_still_mine(asked)):
-                self._recount_or_tell()
+            has_changed = outcome.doubtful or outcome.blob is not None or outcome.old is not None
+            if self._is_still_on(has_changed):
+                is_mine = grant.epoch == self._epoch
+                if not grant.is_entered:
+                    self._enter(grant, outcome, is_mine=is_mine)
+                self._start_tending()
+                is_known = is_mine and outcome.known
+                if has_changed and not outcome.doubtful and not (is_known and self._is_still_mine(asked)):
+                    self._recount_or_tell(asked)
+            grant.is_over = True
+
+    def _end_what_was_cut(self) -> None:
+        while self._cut:
+            grant = self._cut.popleft()
+            self._end(grant, grant.outcome or Outcome(doubtful=grant.is_committing))
 
     def _withdraw(self, grant: Grant) -> None:
         """Have a count wait for a change no longer."""
@@ -176,18 +205,27 @@ class Granting(Tending):
                 self._exchange(keep=True, asked=asked)
             except (Gone, Held):
                 return False
-            except StoreError as exc:
+            except BaseException as exc:
                 self._doubted = clock()
+                if not isinstance(exc, StoreError):
+                    raise
                 _log.warning("what was published in %s is entered into its quota later: %s", self._calls.where, exc)
         return True
 
-    def _enter(self, grant: Grant, blob: Blob | None, old: Blob | None) -> None:
-        self._spare += grant.held
-        if blob:
-            self._spare -= Amounts.at(grant.scopes, grant.path, blob.size, grant.blobs)
-            self._unsettled += Amounts.at(self._scopes, grant.path, blob.size, 1)
-        if old:
-            self._unsettled -= Amounts.at(self._scopes, grant.path, old.size, 1)
+    def _enter(self, grant: Grant, outcome: Outcome, *, is_mine: bool) -> None:
+        spare, unsettled, doubtful, doubted = self._spare, self._unsettled, self._doubtful, self._doubted
+        in_flight = self._in_flight - grant.held if is_mine else self._in_flight
+        if outcome.doubtful:
+            doubtful, doubted = doubtful + grant.held, clock()
+        elif is_mine and outcome.known:
+            spare += grant.held
+            if outcome.blob:
+                spare -= Amounts.at(grant.scopes, grant.path, outcome.blob.size, grant.blobs)
+                unsettled += Amounts.at(self._scopes, grant.path, outcome.blob.size, 1)
+            if outcome.old:
+                unsettled -= Amounts.at(self._scopes, grant.path, outcome.old.size, 1)
+        self._in_flight, self._spare, self._unsettled = in_flight, spare, unsettled
+        self._doubtful, self._doubted, grant.is_entered = doubtful, doubted, True
 
     def _is_still_on(self, has_changed: bool) -> bool:
         """Say whether there is a quota; one that is set while a blob is on its way is counted without it."""
@@ -249,17 +287,15 @@ class Granting(Tending):
                         key=grant.key,
                     )
                 self._wait(deadline)
-            self._busy.add(path)
-            grant.is_claimed = True
+            self._busy, grant.is_claimed = self._busy | {path}, True
 
     def _release(self, grant: Grant) -> None:
-        with self._changed:
-            if grant.is_claimed:
-                self._busy.discard(grant.path)
-            self._used = clock()
-            self._notify()
-            if self._beat:
-                self._start_tending()
+        if grant.is_claimed:
+            self._busy, grant.is_claimed = self._busy - {grant.path}, False
+        self._used = clock()
+        self._notify()
+        if self._beat:
+            self._start_tending()
 
     def _there(self, path: str, key: str) -> Blob | None:
         try:
@@ -310,9 +346,9 @@ class Granting(Tending):
             needed=needed,
         )
 
-    def _recount_or_tell(self) -> None:
+    def _recount_or_tell(self, since: float) -> None:
         try:
-            self.recount()
+            self.recount(since=since)
         except BaseException as exc:
             with self._changed:
                 self._doubted = clock()
@@ -321,3 +357,8 @@ class Granting(Tending):
                 raise
             until = "usage --recount" if self._closed else "the recount that is still to come"
             _log.warning("the quota of %s is not exact until %s: %s", self._calls.where, until, exc)
+
+
+def is_open(exc: BaseException) -> bool:
+    """Say whether a change may have taken effect, or may yet, though it raised this."""
+    return isinstance(exc, Unavailable) or not isinstance(exc, StoreError)

@@ -9,6 +9,7 @@ import math
 import os
 import threading
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pkgstore import accounts
@@ -87,6 +88,8 @@ class Holder:
         self._is_held_up = False
         self._busy: set[str] = set()
         self._committing: set[object] = set()
+        self._cut: deque[Any] = deque()  # the grants whose end a signal has cut short
+        self._last_count = -math.inf  # when it began, of those that this process made
         self._failure = ""
         self._failed = -math.inf
         self._forget()
@@ -157,13 +160,13 @@ class Holder:
                 landed = self._beat_in(document)  # of several attempts, it need not be the last
                 if landed not in plans:
                     raise Gone
+                self._apply(plans[landed])
             except _Landed:
                 continue
             except BaseException as exc:
                 self._take_notice(exc, plans)
                 raise
             self._failed = -math.inf
-            self._apply(plans[landed])
             self._contact = began
             self._take(document, began)
             return document
@@ -171,12 +174,15 @@ class Holder:
     def _take_notice(self, exc: BaseException, plans: dict[str, _Plan]) -> None:
         """Take notice of how an exchange ended that did not end well."""
         if isinstance(exc, Gone):
-            doubted = self._doubted
+            doubtful, doubted = self._doubtful, self._doubted
             self._forget()
-            self._doubted = doubted
+            self._doubtful, self._doubted = doubtful, doubted
         elif isinstance(exc, Unavailable) or not isinstance(exc, (StoreError, Short, Held)):
             # Without a beat, a plan that took effect cannot be told from having been taken for dead.
             self._attempts |= {beat: plan for beat, plan in plans.items() if beat}
+            # What it may have given up is no longer relied on, nor is that others take this process for alive.
+            self._contact = -math.inf
+            self._claimed = {path: since for path, since in self._claimed.items() if path in self._busy}
         self._failure, self._failed = (str(exc), clock()) if isinstance(exc, Unavailable) else ("", -math.inf)
 
     def _check_mine(self, document: dict[str, Any]) -> None:
@@ -226,12 +232,12 @@ class Holder:
         return _Plan(beat, self._unsettled, drawn, claimed)
 
     def _apply(self, plan: _Plan) -> None:
-        self._beat = plan.beat
-        self._attempts = {}
-        self._unsettled -= plan.settled
-        self._spare += plan.drawn
         now = clock()
-        self._claimed = {path: self._claimed.get(path, now) for path in plan.claimed}
+        unsettled, spare = self._unsettled - plan.settled, Amounts() if self._closed else self._spare + plan.drawn
+        claimed = {path: self._claimed.get(path, now) for path in plan.claimed}
+        # All or nothing, whatever signal comes: nothing is called in between.
+        self._beat, self._attempts, self._unsettled = plan.beat, {}, unsettled
+        self._spare, self._claimed = spare, claimed
 
     def _look_at_others(self, document: dict[str, Any]) -> dict[str, Any]:
         """Return what others have in hand."""

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from pkgstore import accounts, holder
 from pkgstore.accounts import Amounts, Usage, clock
 from pkgstore.errors import Exists, Full, QuotaExceeded, StoreError, Unavailable
-from pkgstore.granting import Grant, Granting, Otherwise
+from pkgstore.granting import Grant, Granting, Otherwise, Outcome, is_open
 from pkgstore.holder import Gone, Held
 from pkgstore.keys import shown
 from pkgstore.tending import TICK
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from pkgstore.driver import Blob
 
 _log = logging.getLogger("pkgstore")
+
+_BEING_COUNTED = "this process ended while others were counting its blobs"
 
 
 class Quota(Granting):
@@ -92,23 +94,20 @@ class Quota(Granting):
         if version is not None and not counts:
             raise Unavailable(f"{self._calls.where} has lost its accounts, by which keys are claimed: try again")
         grant = source.watch = Grant(self, path, key, claims=replace and counts, version=version)
-        try:
+        with self._ending(grant):
             if grant.claims:
                 if not source.replayable:
                     self._claim(grant)  # as it cannot be put again, nothing may change meanwhile
                 self._look(grant)
-            blob = self._put(grant, source, replace=replace)
-        except Exists:
-            self._end(grant, doubtful=source.left_open and grant.is_committing)
-            raise
-        except BaseException as exc:
-            self._end(grant, doubtful=grant.is_committing and _is_open(exc))
-            raise
-        # An earlier try may have been visible before another deleted or replaced it.
-        if source.left_open and not grant.claims:
-            self._end(grant, doubtful=True)
-        else:
-            self._end(grant, blob, grant.old, known=grant.is_sure or not replace)
+            try:
+                blob = self._put(grant, source, replace=replace)
+            except Exists:
+                self._end(grant, Outcome(doubtful=source.left_open and grant.is_committing))
+                raise
+            # An earlier try may have been visible before another deleted or replaced it.
+            doubtful = source.left_open and not grant.claims
+            known = grant.is_sure or not replace
+            self._end(grant, Outcome(doubtful=True) if doubtful else Outcome(blob, grant.old, known=known))
         return blob
 
     def _put(self, grant: Grant, source: PublishBody, *, replace: bool) -> Blob:
@@ -139,25 +138,23 @@ class Quota(Granting):
 
     def delete(self, path: str, key: str, delete: Callable[[], Blob | None]) -> Blob | None:
         """Have ``delete`` take a blob away; return what it returns: the blob that was there, if any."""
-        if not self.is_on():
-            return delete()
-        grant = Grant(self, path, key, claims=True)
-        is_entered = True
-        try:
-            self._claim(grant)
-            self.begin_commit(grant, None)
-        except Full as exc:
-            is_entered = False
-            _log.warning("%s; what is deleted is counted afterwards", exc)
-        except BaseException:
-            self._release(grant)
-            raise
-        try:
-            old = delete()
-        except BaseException as exc:
-            self._end(grant, doubtful=_is_open(exc))
-            raise
-        self._end(grant, None, old, known=is_entered)
+        counts = self.is_on()
+        grant = Grant(self, path, key, claims=counts)
+        known = True
+        with self._ending(grant):
+            if counts:
+                try:
+                    self._claim(grant)
+                    self.begin_commit(grant, None)
+                except Full as exc:
+                    known = False
+                    _log.warning("%s; what is deleted is counted afterwards", exc)
+            try:
+                old = delete()
+            except BaseException as exc:
+                self._end(grant, Outcome(doubtful=is_open(exc)))
+                raise
+            self._end(grant, Outcome(None, old, known=known))
         return old
 
     def close(self) -> None:
@@ -167,18 +164,21 @@ class Quota(Granting):
             self._parked = self._told = ""
             self._spare = Amounts()
             self._notify()
+            self._end_what_was_cut()
             try:
-                if self._beat or self._attempts or self._unsettled:
-                    self._exchange()
-            except (Gone, Held):
-                pass
+                while self._beat or self._attempts or self._unsettled or self._doubted is not None:
+                    try:
+                        self._exchange()
+                        break
+                    except Gone:  # a doubt is left under another name, for others to find it silent, and to count
+                        if self._doubted is None:
+                            break
+            except Held:
+                _log.warning(
+                    "the quota of %s is not exact until usage --recount: %s", self._calls.where, _BEING_COUNTED
+                )
             except StoreError as exc:
                 _log.warning("what this process had in hand stays counted until usage --recount: %s", exc)
-
-
-def _is_open(exc: BaseException) -> bool:
-    """Say whether a change may have taken effect, or may yet, though it raised this."""
-    return isinstance(exc, Unavailable) or not isinstance(exc, StoreError)
 
 
 @atexit.register

@@ -38,11 +38,11 @@ class Tending(Holder):
     And a while longer when others have, who may have died.
     """
 
-    def recount(self, *, if_silent: bool = False) -> None:
+    def recount(self, *, if_silent: bool = False, since: float = math.inf) -> None:
         """Count all blobs, while nobody makes one visible; what those who are silent had in hand is over with that.
 
-        With ``if_silent``, stop when others were faster, and nobody is silent any more. Raises `Unavailable` when
-        others do not hold still.
+        With ``if_silent``, stop when others were faster, and nobody is silent any more; with ``since``, when another
+        thread has made a count that began later. Raises `Unavailable` when others do not hold still.
         """
         with self._changed:
             deadline = clock() + self._patience
@@ -50,6 +50,8 @@ class Tending(Holder):
                 while self._parked and self._parked not in self._silent:
                     self._stand_by(math.inf)
                     deadline = clock() + self._patience
+                if self._last_count > since:
+                    break
                 if self._is_counted(deadline) or (if_silent and not self._silent):
                     break
                 if clock() > deadline and not self._is_held_up:
@@ -132,7 +134,7 @@ class Tending(Holder):
             document = self._exchange(keep=True, also=self._mark)
         except (Gone, Held):
             return False
-        doubted = self._doubted
+        began, doubted = clock(), self._doubted
         settled: Amounts | None = None
         try:
             still = self._still(document, mine, max(deadline, clock() + 2 * accounts.LEASE))
@@ -141,6 +143,7 @@ class Tending(Holder):
             if is_decided and self._doubted == doubted:  # else there is more in doubt by now
                 settled, self._doubtful, self._doubted = self._doubtful, Amounts(), None
             self._exchange(keep=True, also=lambda document: self._enter_totals(document, totals, still))
+            self._last_count = began
             return True
         except Gone:
             return False
@@ -247,6 +250,7 @@ class Tending(Holder):
 
     def _is_tended(self) -> bool:
         """Do what has to be done now; return whether that was all."""
+        self._end_what_was_cut()
         now = clock()
         is_busy = bool(self._in_flight or self._busy or self._committing)
         if self._parked in self._silent and not is_busy:  # else who waits there sees to it
@@ -262,6 +266,7 @@ class Tending(Holder):
 
     def _keep(self) -> None:
         """Say that this process lives, and that it holds still for who counts; look at how far that has come."""
+        self._end_what_was_cut()
         if self._parked not in ("", self._holder):
             if self._told != self._parked and not self._committing:
                 self._exchange(keep=True)
@@ -269,6 +274,9 @@ class Tending(Holder):
                 self._watch_others()
         if clock() - self._contact > accounts.LEASE / 4:
             self._exchange(keep=True)
+
+    def _end_what_was_cut(self) -> None:
+        raise NotImplementedError
 
     def _is_at_rest(self, now: float) -> bool:
         """Give back what is not used; return whether that was all, and nobody else is there who may have died."""
