@@ -173,14 +173,14 @@ class Granting(Tending):
         with self._changed:
             self._release(grant)
             self._withdraw(grant)
-            has_changed = outcome.doubtful or outcome.blob is not None or outcome.old is not None
+            has_changed = outcome.blob is not None or outcome.old is not None
             if self._is_still_on(has_changed):
                 is_mine = grant.epoch == self._epoch
                 if not grant.is_entered:
                     self._enter(grant, outcome, is_mine=is_mine)
                 self._start_tending()
                 is_known = is_mine and outcome.known
-                if has_changed and not outcome.doubtful and not (is_known and self._is_still_mine(asked)):
+                if has_changed and not (is_known and self._is_still_mine(asked)):
                     self._recount_or_tell(asked)
             grant.is_over = True
 
