@@ -99,9 +99,9 @@ def _flipped(data: bytes) -> bytes:
     return bytes([data[0] ^ 1]) + data[1:]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GCS]:
-    """Yield our own fake, with credentials for it in the environment."""
+    """Yield our own fake, with credentials for it in the environment, where other tests would find them, too."""
     folder = tmp_path_factory.mktemp("gcs")
     with gcs_servers.our_fake(folder) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PKGSTORE_GCS_CREDENTIALS", server.file(server.account()))
