@@ -249,12 +249,13 @@ def remove_tree(tree: str) -> None:
     folders = [tree]
     for folder in folders:  # which grow meanwhile; recursion, as in shutil, has a limit
         os.chmod(folder, stat.S_IRWXU)
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                else:
-                    os.unlink(entry.path)
+        with os.scandir(folder) as scan:
+            entries = list(scan)  # on NFS, what is deleted meanwhile may hide others
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            else:
+                os.unlink(entry.path)
     for folder in reversed(folders):
         os.rmdir(folder)
 
