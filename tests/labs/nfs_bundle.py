@@ -45,15 +45,22 @@ def start(client: str, url: str, dest: str, notes: Path) -> subprocess.Popen[byt
     ]
     if url:
         command += ["--store", network.on(client, url)]
-    return subprocess.Popen(
-        [*command, "--", sys.executable, "-c", BUILD, "{dest}", str(notes)],
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    with open(notes / f"said-{os.urandom(8).hex()}", "xb") as said:
+        return subprocess.Popen(
+            [*command, "--", sys.executable, "-c", BUILD, "{dest}", str(notes)],
+            stdin=subprocess.DEVNULL,
+            stderr=said,
+            start_new_session=True,
+        )
 
 
 def runs(notes: Path) -> int:
     return len(list(notes.glob("run-*")))
+
+
+def said(notes: Path) -> str:
+    """Return what the processes printed on standard error."""
+    return "".join(path.read_text(errors="replace") for path in notes.glob("said-*"))
 
 
 def end(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -74,7 +81,7 @@ def test_two_clients_build_one_bundle(url: str, version: str, tmp_path: Path, mo
             processes.append(start("ab"[number % 2], "" if mode == "no store" else url, dest, tmp_path))
         network.until(lambda: runs(tmp_path), "a build", WITHIN)
         (tmp_path / "go").touch()
-        assert [each.wait(WITHIN) for each in processes] == [0] * PROCESSES
+        assert [each.wait(WITHIN) for each in processes] == [0] * PROCESSES, said(tmp_path)
     finally:
         end(processes)
     assert runs(tmp_path) == 1

@@ -31,7 +31,7 @@ def main(version: str, *arguments: str) -> None:
         "timeout=900",
     ]
     suite = [
-        f"{project}/tests/labs/nfs_{part}.py" for part in ("sight", "trouble", "suite", "doctors", "quota", "bundle")
+        f"{project}/tests/labs/nfs_{part}.py" for part in ("bundle", "sight", "trouble", "suite", "doctors", "quota")
     ]
     shown = ["-v", "-s", "--durations=12", "--color=no", "--basetemp=/mnt/tmp/pytest", "-p", "tests.labs.nfs_fixtures"]
     status = pytest.main([*plain, *shown, *suite, *arguments])

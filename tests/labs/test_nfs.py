@@ -1,6 +1,6 @@
 """Two kernels' worth of NFS: a server and two clients of it, in a machine of their own, for each version.
 
-What runs there is in `nfs_sight`, `nfs_trouble`, `nfs_suite`, `nfs_doctors`, `nfs_quota` and `nfs_bundle`. The
+What runs there is in `nfs_bundle`, `nfs_sight`, `nfs_trouble`, `nfs_suite`, `nfs_doctors` and `nfs_quota`. The
 conformance kit runs on 4.2, but for three slow tests; on 4.1 and 3, where digests lie beside the blobs, a part of it
 does. With PKGSTORE_LABS set to ``full``, all of it runs on all, and the races are larger. PKGSTORE_SEED repeats the
 choices of chance of a race.
